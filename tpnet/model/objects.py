@@ -1,0 +1,85 @@
+"""The objects that people make: intercepts, their rules, and sessions. Plain data, no behaviour.
+
+Used by every layer. Crosses sockets as JSON through ``tpnet.model.codec``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class PathKind(StrEnum):
+    """How a path rule compares with the raw path of a request, its query left out."""
+
+    EQUAL = "equal"
+    PREFIX = "prefix"
+    REGEX = "regex"
+
+
+class OnFailure(StrEnum):
+    """What becomes of a matched request when the developer's end is not there."""
+
+    APP = "app"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderRule:
+    """One header that a request must carry.
+
+    ``name`` is compared without regard to case. ``value`` equals one field line's value byte for byte, or, with
+    ``regex``, matches the whole of it (RE2, Latin-1).
+    """
+
+    name: str
+    value: str
+    regex: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PathRule:
+    """What a request's raw path must be like."""
+
+    kind: PathKind
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Intercept:
+    """A standing wish: these requests of this port go to this session.
+
+    ``headers`` empty means global: it takes all (or all of a path). ``handler`` is ``host:port`` on the developer's
+    computer, as shown to people. ``tunnel_port`` is the TCP port at the session's tunnel address where its requests
+    are taken. ``created`` is in Unix seconds and ``serial`` counts creations; the older of two has the lower serial.
+    ``targets`` are the canonical names (``Target.name``) that ``target``, the user's own text, stood for.
+    """
+
+    name: str
+    user: str
+    session: str
+    target: str
+    targets: tuple[str, ...]
+    port: int
+    headers: tuple[HeaderRule, ...] = ()
+    path: PathRule | None = None
+    handler: str = ""
+    tunnel_port: int = 0
+    on_failure: OnFailure = OnFailure.APP
+    created: float = 0.0
+    serial: int = 0
+
+    @property
+    def is_global(self) -> bool:
+        """Whether it takes requests without looking at their headers."""
+        return not self.headers
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A developer's live presence. ``public_key`` is WireGuard's, in base64; the private one never leaves its process."""
+
+    name: str
+    user: str
+    public_key: str
+    created: float = 0.0

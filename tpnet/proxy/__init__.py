@@ -1,0 +1,1 @@
+"""The worker: an unprivileged process that accepts redirected connections, decides per request and relays bytes."""

@@ -1,0 +1,192 @@
+"""What supervisor and worker say to each other: typed messages with file descriptors over a SOCK_SEQPACKET pair.
+
+The supervisor (``tpnet.agent``) and the worker (``tpnet.proxy.worker``) call this. It must never block for long and
+never trust a length: a message that does not decode ends the channel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+MAX_FDS = 250
+"""File descriptors in one message; the kernel's SCM_MAX_FD is 253."""
+_INLINE = 60_000
+"""Bytes of JSON sent in the datagram itself; more goes through a memfd, since a datagram is bounded by SO_SNDBUF."""
+
+
+class Purpose(StrEnum):
+    """What a prepared socket is for."""
+
+    APP4 = "app4"
+    APP6 = "app6"
+    SESSION = "session"
+
+
+# Supervisor to worker.
+
+
+@dataclass(frozen=True, slots=True)
+class AddTarget:
+    """Start to accept for a target. Descriptors: the listener, then the bypass map."""
+
+    target: int
+    name: str
+    port: int
+    keep_source: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SetRules:
+    """The whole rule set of a target. ``intercepts`` as ``tpnet.model.codec.encode`` gives them."""
+
+    target: int
+    intercepts: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SetSession:
+    """A session's state. ``up`` is the tunnel's liveness; ``ports`` are tunnel ports whose handler listens."""
+
+    name: str
+    address: str
+    up: bool
+    ports: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DropSession:
+    """Forget a session; matched requests under way end as if its tunnel had died."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """Prepared, unconnected sockets. ``target`` is 0 for sessions. Descriptors: as many as were prepared."""
+
+    purpose: Purpose
+    target: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTarget:
+    """Stop accepting for a target, and let its connections end within ``grace`` seconds."""
+
+    target: int
+    grace: float
+
+
+# Worker to supervisor.
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has dropped its privileges and serves."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeedSockets:
+    """Please prepare ``count`` more sockets."""
+
+    purpose: Purpose
+    count: int
+    target: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AppRefused:
+    """The app's port refused a connection: nothing listens there at this moment."""
+
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A removed target has no connection left in this worker."""
+
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Totals since the worker's start, sent once a second when they changed.
+
+    ``targets``: per target id ``{"open", "accepted", "requests", "app_requests", "verdicts": {...}}``.
+    ``intercepts``: per intercept name ``{"hits", "last_hit", "reasons": {...}}``, ``last_hit`` in Unix seconds.
+    """
+
+    targets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    intercepts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+Message = (
+    AddTarget | SetRules | SetSession | DropSession | Sockets | RemoveTarget
+    | Ready | NeedSockets | AppRefused | Drained | Counters
+)
+_KINDS: dict[str, type[Any]] = {
+    cls.__name__: cls
+    for cls in (
+        AddTarget, SetRules, SetSession, DropSession, Sockets, RemoveTarget,
+        Ready, NeedSockets, AppRefused, Drained, Counters,
+    )
+}
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A connected pair: the supervisor's end, the worker's end. Both are non-blocking."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    return ours, theirs
+
+
+def send(end: socket.socket, message: Message, fds: list[int] | tuple[int, ...] = ()) -> None:
+    """Send one message.
+
+    Raises ``BlockingIOError`` when the other end does not read, ``OSError`` when it is gone.
+    """
+    payload = json.dumps([type(message).__name__, asdict(message)], separators=(",", ":")).encode()
+    if len(payload) <= _INLINE:
+        socket.send_fds(end, [b"J" + payload], fds)
+        return
+    memfd = os.memfd_create("tpnet-message", os.MFD_CLOEXEC)
+    try:
+        with os.fdopen(os.dup(memfd), "wb") as out:
+            out.write(payload)
+        socket.send_fds(end, [b"M"], [memfd, *fds])
+    finally:
+        os.close(memfd)
+
+
+def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
+    """The next message and its descriptors, which the caller owns; ``None`` at the end of the channel.
+
+    Raises ``BlockingIOError`` when there is none yet, ``ValueError`` when it does not decode.
+    """
+    data, fds, flags, _ = socket.recv_fds(end, _INLINE + 64, MAX_FDS + 3, socket.MSG_CMSG_CLOEXEC)
+    if not data:
+        return None
+    try:
+        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+            raise ValueError("a message between supervisor and worker was cut short")
+        payload = data[1:]
+        if data[:1] == b"M":
+            size = os.fstat(fds[0]).st_size
+            payload = os.pread(fds[0], size, 0)
+            os.close(fds.pop(0))
+        name, fields = json.loads(payload)
+        return _KINDS[name](**fields), fds
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        for fd in fds:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        raise ValueError(f"a message between supervisor and worker does not decode: {error}") from error
