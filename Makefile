@@ -1,0 +1,92 @@
+# Two things a newcomer needs: `make demo` and `make test`. Both install what the machine lacks, and say so.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON := /usr/bin/python3
+BIN := .venv/bin
+# What tpnet runs on: BCC comes from Debian, not from PyPI; nginx is the demo's shop.
+PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light
+# What its tests and benchmarks measure against.
+TEST_PACKAGES := $(PACKAGES) git haproxy wrk curl tmux
+
+# Installs the Debian packages in $(1) that are missing. policy-rc.d keeps them from starting services of their own.
+define install_packages
+	missing=(); \
+	for package in $(1); do \
+	    dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$$package"); \
+	done; \
+	if (( $${#missing[@]} )); then \
+	    echo "installing Debian packages: $${missing[*]}"; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    if [[ ! -e /usr/sbin/policy-rc.d ]]; then \
+	        trap 'rm -f /usr/sbin/policy-rc.d' EXIT; \
+	        printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; \
+	    fi; \
+	    apt-get update -qq; \
+	    apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+endef
+
+.PHONY: help demo test lint type unit netns bench lock docs clean packages test-packages
+
+help: ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+packages:
+	@$(call install_packages,$(PACKAGES))
+
+test-packages:
+	@$(call install_packages,$(TEST_PACKAGES))
+
+# --system-site-packages: the environment sees Debian's bcc.
+$(BIN)/python: | packages
+	@echo "making a Python environment in .venv on $(PYTHON)"
+	@$(PYTHON) -m venv --system-site-packages .venv
+
+.venv/.run: requirements.lock pyproject.toml $(BIN)/python
+	@echo "installing Python packages: requirements.lock"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.lock .venv/.run
+	@echo "installing Python packages: requirements-dev.lock"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
+	@touch $@
+
+demo: packages .venv/.run ## the main job end to end on this machine, without a cluster
+	@$(BIN)/tpnet lab demo
+
+test: lint type unit netns ## everything that CI runs
+
+lint: .venv/.dev ## ruff, the layers, clang-format
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+	@$(BIN)/lint-imports --no-logo | grep -vE '^-*$$'
+	@$(BIN)/clang-format --dry-run -Werror bpf/*.c
+
+type: .venv/.dev ## mypy --strict
+	@$(BIN)/mypy
+
+unit: .venv/.dev ## tests that need neither root nor a network
+	@$(BIN)/pytest -q tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-report=term-missing:skip-covered
+
+netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
+	@$(BIN)/pytest -q tests/netns
+
+bench: test-packages .venv/.dev ## ratios against HAProxy and nginx; writes docs/benchmarks.md
+	@$(BIN)/python tests/bench/run.py
+
+lock: .venv/.dev ## pin the Python packages anew
+	@for target in "requirements.lock:run" "requirements-dev.lock:dev"; do \
+	    $(BIN)/uv pip compile -q --upgrade --python $(PYTHON) --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	        pyproject.toml --group "$${target#*:}" -o "$${target%:*}"; \
+	done
+
+docs: .venv/.run ## write the generated part of docs/reference anew
+	@$(BIN)/python -m tpnet_cli.reference > docs/reference/cli.md
+
+clean: ## remove what make and the tests made in this folder
+	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
