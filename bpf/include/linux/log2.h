@@ -1,0 +1,1 @@
+// Empty on purpose: BCC includes it, nothing here needs it.

@@ -1,0 +1,227 @@
+"""Redirects: the kernel state that hands a target's new connections to the agent. Held by the supervisor.
+
+``Redirect`` is what every kind of redirect offers; ``EbpfRedirect`` is the first choice (Linux 5.9 and
+later). A redirect must never outlive its process, and must never take a connection that the app would not
+have got: nothing is pinned, and a port's entries mirror the addresses the app listens on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import socket
+import struct
+from typing import TYPE_CHECKING, Protocol, Self
+
+from tpnet.datapath import bpf
+from tpnet.datapath.listening import OUR_ADDRESS
+from tpnet.datapath.refusal import explain_refusal
+from tpnet.model import Conflict, TpnetError
+from tpnet.proxy.bypass import pack_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from tpnet.datapath.netns import NetNs
+    from tpnet.datapath.program import Program
+
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what the app listens on, not what we bind
+"""All addresses of both families."""
+
+LOCK_NAME = "\0tpnet-redirect"
+"""The abstract Unix socket in a target's namespace that says: an agent redirects here. It vanishes with its
+holder."""
+
+_IP_FREEBIND = 15
+_BACKLOG = 4096
+_PORTS = range(20_000, 32_000)  # below the kernel's own choice for outgoing connections
+
+
+class Redirect(Protocol):
+    """The redirect of one network namespace; any number of ports."""
+
+    kind: str
+    """Its name in ``status``."""
+    bypass_fd: int
+    """The map (``tpnet.proxy.bypass.BypassMap``) that lets the agent's own connections pass; stays the
+    redirect's."""
+
+    def add(self, port: int) -> socket.socket:
+        """Make the listener for a port. Nothing is redirected yet.
+
+        The listener is the caller's to use and stays the redirect's to close. Accepted sockets keep the
+        address that the client called as their local address, send at once (TCP_NODELAY), and are reset, not
+        ended, if their process dies (SO_LINGER 0). Raises ``Conflict`` when the port was added before,
+        ``TpnetError``.
+        """
+
+    def enable(self, port: int, addresses: Collection[str] = EVERYWHERE) -> None:
+        """From now on new connections to the port at exactly these local addresses come to its listener.
+
+        ``addresses``: where the app listens, as ``ListenTable.read`` gives them. May be called again with
+        others. Connections that are open, to the app or to us, stay as they are. Raises ``TpnetError``.
+        """
+
+    def disable(self, port: int) -> None:
+        """From now on new connections to the port reach the app, or are refused if nothing listens.
+
+        Who came before may still be in the listener's queue: go on accepting for a while. May be called
+        again.
+        """
+
+    def remove(self, port: int) -> None:
+        """``disable``, then close this process's listener for good. A port that was not added is fine."""
+
+    def close(self) -> None:
+        """Detach and let go of everything, the namespace's lock last. Further calls do nothing."""
+
+
+class EbpfRedirect:
+    """A ``Redirect`` by an sk_lookup program on a bpf link, and a sockhash with the listeners."""
+
+    kind = "ebpf"
+
+    def __init__(self, netns: NetNs, program: Program) -> None:
+        """Attach to ``netns`` with nothing redirected.
+
+        Raises ``Conflict`` when another agent is there, ``Refused`` when the kernel does not want to.
+        """
+        self._netns = netns
+        self._listeners: dict[int, socket.socket] = {}
+        self._keys: dict[int, set[bytes]] = {}
+        with contextlib.ExitStack() as undo:
+            self._lock = undo.enter_context(take_lock(netns))
+            loaded = program.load()
+            undo.callback(loaded.close)
+            self.bypass_fd = loaded.maps["bypass"]
+            self._listeners_fd = loaded.maps["listeners"]
+            try:
+                self._link = bpf.link_to_netns(loaded.program, netns.fd)
+            except OSError as error:
+                raise explain_refusal(error, "link") from error
+            undo.callback(os.close, self._link)  # the first to go: the kernel detaches the program
+            self._undo = undo.pop_all()
+
+    def add(self, port: int) -> socket.socket:
+        """See ``Redirect.add``."""
+        if port in self._listeners:
+            raise Conflict(f"Port {port} of {self._netns.label} is redirected already.")
+        listener = make_listener(self._netns)
+        self._listeners[port] = listener
+        self._keys[port] = set()
+        return listener
+
+    def enable(self, port: int, addresses: Collection[str] = EVERYWHERE) -> None:
+        """See ``Redirect.enable``."""
+        keys = {pack_endpoint(address, port) for address in addresses}
+        value = struct.pack("=Q", self._listeners[port].fileno())
+        present = self._keys[port]
+        for key in keys - present:
+            try:
+                bpf.map_update(self._listeners_fd, key, value)
+            except OSError as error:
+                raise TpnetError(
+                    f"Port {port} of {self._netns.label} could not be redirected: {error.strerror}.",
+                    "At most 1024 addresses and ports can be redirected in one namespace."
+                    if error.errno == errno.E2BIG
+                    else "",
+                ) from error
+            present.add(key)
+        for key in present - keys:
+            bpf.map_delete(self._listeners_fd, key)
+        self._keys[port] = keys
+
+    def disable(self, port: int) -> None:
+        """See ``Redirect.disable``."""
+        for key in self._keys.get(port, ()):
+            bpf.map_delete(self._listeners_fd, key)
+        if port in self._keys:
+            self._keys[port] = set()
+
+    def remove(self, port: int) -> None:
+        """See ``Redirect.remove``."""
+        self.disable(port)
+        self._keys.pop(port, None)
+        if listener := self._listeners.pop(port, None):
+            listener.close()
+
+    def close(self) -> None:
+        """See ``Redirect.close``."""
+        for port in list(self._listeners):
+            self.disable(port)
+        with self._undo:
+            for listener in self._listeners.values():
+                self._undo.enter_context(listener)
+            self._listeners.clear()
+            self._keys.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def take_lock(netns: NetNs) -> socket.socket:
+    """Say that this process redirects in ``netns``, for as long as the returned socket is open.
+
+    Raises ``Conflict`` with the other one's process id.
+    """
+    lock = netns.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind(LOCK_NAME)
+        lock.listen(1)  # so that others can ask who we are
+    except OSError as error:
+        lock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise TpnetError(f"The lock in {netns.label} could not be taken: {error.strerror}.") from error
+        raise Conflict(
+            f"Another agent redirects in {netns.label} already ({_lock_holder(netns)}).",
+            "Only one agent may run on a node. Stop the other one first.",
+        ) from error
+    return lock
+
+
+def _lock_holder(netns: NetNs) -> str:
+    with netns.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(LOCK_NAME)
+            pid = struct.unpack("=3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        except OSError:
+            return "its process is unknown"
+        return f"process {pid}"
+
+
+def make_listener(netns: NetNs) -> socket.socket:
+    """A listening, non-blocking TCP socket inside ``netns`` that only a redirect can bring connections to.
+
+    Dual-stack; where the kernel has no IPv6 at all, IPv4. Raises ``TpnetError``.
+    """
+    try:
+        listener = netns.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # v4-mapped: the kernel makes a listener on any other single IPv6 address IPv6-only, whatever V6ONLY
+        # says.
+        address = f"::ffff:{OUR_ADDRESS}"
+    except OSError:
+        listener = netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+        address = OUR_ADDRESS
+    listener.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+    listener.setblocking(False)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    for port in random.sample(_PORTS, 50):
+        try:
+            listener.bind((address, port))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                continue
+            listener.close()
+            raise TpnetError(f"No listener could be made in {netns.label}: {error.strerror}.") from error
+        return listener
+    listener.close()
+    raise TpnetError(f"No free port was found in {netns.label} for a listener.")

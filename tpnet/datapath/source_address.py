@@ -1,0 +1,213 @@
+"""The app sees the client's own address: what that takes in a target's namespace, and sockets that do it.
+
+Called by the supervisor when a target is intercepted, when it no longer is, and at start (``sweep``). The
+worker binds its connection to the app to the client's address (IP_TRANSPARENT). Its mark goes with the SYN to
+the app's accepted socket (``tcp_fwmark_accept``), so that the app's answers follow one rule to one local
+route and stay inside. For packets without the mark nothing changes. Must never touch the host's namespace,
+nor netfilter, nor ``route_localnet``.
+
+Order matters: the rule comes first and goes last, so whoever finds our rule knows that the rest may be ours,
+and whoever does not find it touches nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pyroute2 import IPRoute, NetlinkError
+
+from tpnet.model import InvalidInput, TpnetError
+
+if TYPE_CHECKING:
+    from tpnet.datapath.netns import NetNs
+
+MARK = 0x74700000
+MASK = 0xFFFF0000
+"""Outside the 0xfff that Istio uses inside pods. Marks do not leave a namespace, so those of nodes do not
+matter."""
+PRIORITY = 747
+"""Of the rule: after the local table (0), before any rule that a pod's network plugin adds for all
+packets."""
+PROTOCOL = 116
+"""Who made the rule and the route, as ``ip rule`` and ``ip route`` show it (rt_protos: nobody's)."""
+TABLE = 29808
+
+_SYSCTL = Path("/proc/sys/net/ipv4/tcp_fwmark_accept")  # for IPv6 too
+_LO_WITHOUT_IPV6 = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
+
+_RTN_LOCAL = 2
+_SCOPE_HOST = 254
+_SO_MARK = 36
+_IP_TRANSPARENT = 19
+_IPV6_TRANSPARENT = 75
+
+
+class SourceAddress:
+    """One namespace's changes. ``families``: AF_INET, and AF_INET6 unless the namespace has it disabled.
+
+    Use: look (the constructor), write ``to_json`` down, ``apply``; later ``undo``, throw the record away.
+    """
+
+    __slots__ = ("_before", "_netns", "families")
+
+    def __init__(self, netns: NetNs) -> None:
+        """Look at what is there, change nothing. Raises ``TpnetError`` when the kernel lacks it."""
+        self._netns = netns
+        self._before, self.families = netns.run(_look)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was there before, for ``sweep`` after a crash. Write it down before ``apply``."""
+        return {"tcp_fwmark_accept": self._before}
+
+    @classmethod
+    def from_json(cls, netns: NetNs, data: dict[str, Any]) -> Self:
+        """The changes that ``to_json`` spoke of, in this namespace. Raises ``InvalidInput``."""
+        before = data.get("tcp_fwmark_accept")
+        if before not in {"0", "1"}:
+            raise InvalidInput(f"The record of {netns.label} has no value of tcp_fwmark_accept.")
+        found = cls(netns)
+        found._before = before
+        return found
+
+    def apply(self) -> None:
+        """Make the changes; those already there stay. Raises ``TpnetError``, with nothing left behind."""
+        try:
+            self._netns.run(self._apply)
+        except (NetlinkError, OSError) as error:
+            self.undo()
+            raise TpnetError(
+                f"The client's address cannot be kept in {self._netns.label}: {_reason(error)}.",
+                "Its interface lo must be up, and this process needs CAP_NET_ADMIN and a writable /proc/sys.",
+            ) from error
+
+    def undo(self) -> None:
+        """Put everything back as it was. May be called again. Raises ``TpnetError``."""
+        try:
+            self._netns.run(self._undo)
+        except (NetlinkError, OSError) as error:
+            raise TpnetError(
+                f"{self._netns.label} could not be put back as it was: {_reason(error)}."
+            ) from error
+
+    def _apply(self) -> None:
+        with IPRoute() as ip:
+            loopback = ip.link_lookup(ifname="lo")[0]
+            for family in self.families:
+                _unless_there(lambda f=family: ip.rule("add", family=f, **_RULE))
+                _unless_there(
+                    lambda f=family: ip.route("add", family=f, dst="default", oif=loopback, **_ROUTE)
+                )
+        if self._before != "1":
+            _SYSCTL.write_text("1", encoding="ascii")
+
+    def _undo(self) -> None:
+        if _SYSCTL.read_text(encoding="ascii").strip() != self._before:
+            _SYSCTL.write_text(self._before, encoding="ascii")
+        with IPRoute() as ip:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                for route in _our_routes(ip, family):
+                    ip.route("del", family=family, dst="default", oif=route.get_attr("RTA_OIF"), **_ROUTE)
+                for _ in _our_rules(ip, family):
+                    ip.rule("del", family=family, **_RULE)
+
+
+def sweep(netns: NetNs, recorded: dict[str, Any] | None = None) -> bool:
+    """Undo what an agent that died left in ``netns``; whether there was anything.
+
+    ``recorded`` is its ``to_json``; without it the sysctl goes back to the kernel's default, 0. Only for a
+    namespace whose lock (``redirect.take_lock``) the caller holds. Raises ``TpnetError``.
+    """
+
+    def ours() -> bool:
+        with IPRoute() as ip:
+            return any(_our_rules(ip, family) for family in (socket.AF_INET, socket.AF_INET6))
+
+    if not netns.run(ours):
+        return False
+    SourceAddress.from_json(netns, recorded or {"tcp_fwmark_accept": "0"}).undo()
+    return True
+
+
+def app_sockets(netns: NetNs, family: int, count: int) -> list[socket.socket]:
+    """Unconnected sockets for connections to the app that may be bound to any source address (20 us each).
+
+    Non-blocking, TCP_NODELAY, marked. ``family``: AF_INET or AF_INET6. Raises ``OSError``: EMFILE when out of
+    descriptors (none is made then), EPERM without CAP_NET_ADMIN.
+    """
+    made: list[socket.socket] = []
+    level, option = (
+        (socket.IPPROTO_IP, _IP_TRANSPARENT)
+        if family == socket.AF_INET
+        else (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT)
+    )
+    try:
+        with netns.entered():
+            while len(made) < count:
+                made.append(socket.socket(family, socket.SOCK_STREAM))
+        for sock in made:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(level, option, 1)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+    except OSError:
+        for sock in made:
+            sock.close()
+        raise
+    return made
+
+
+def app_socket(netns: NetNs, family: int) -> socket.socket:
+    """``app_sockets``, one."""
+    return app_sockets(netns, family, 1)[0]
+
+
+_RULE = {
+    "table": TABLE,
+    "priority": PRIORITY,
+    "fwmark": MARK,
+    "fwmask": MASK,
+    "protocol": PROTOCOL,
+}
+_ROUTE = {"type": _RTN_LOCAL, "scope": _SCOPE_HOST, "table": TABLE, "proto": PROTOCOL}
+
+
+def _look() -> tuple[str, tuple[int, ...]]:
+    try:
+        before = _SYSCTL.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise TpnetError(
+            f"The client's address cannot be kept: {_SYSCTL} cannot be read ({error.strerror})."
+        ) from error
+    try:
+        with_ipv6 = _LO_WITHOUT_IPV6.read_text(encoding="ascii").strip() == "0"
+    except OSError:
+        with_ipv6 = False
+    return before, (socket.AF_INET, socket.AF_INET6) if with_ipv6 else (socket.AF_INET,)
+
+
+def _our_rules(ip: Any, family: int) -> list[Any]:
+    return [
+        rule
+        for rule in ip.get_rules(family=family)
+        if rule.get_attr("FRA_PRIORITY") == PRIORITY
+        and rule.get_attr("FRA_PROTOCOL") == PROTOCOL
+        and rule.get_attr("FRA_FWMARK") == MARK
+    ]
+
+
+def _our_routes(ip: Any, family: int) -> list[Any]:
+    return [route for route in ip.get_routes(family=family, table=TABLE) if route["proto"] == PROTOCOL]
+
+
+def _unless_there(add: Any) -> None:
+    try:
+        add()
+    except NetlinkError as error:
+        if error.code != 17:  # EEXIST
+            raise
+
+
+def _reason(error: Exception) -> str:
+    return str(error.args[-1] if error.args else error)
