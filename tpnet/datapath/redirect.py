@@ -15,8 +15,11 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Protocol, Self
 
+from pyroute2 import IPRoute
+
 from tpnet.datapath import bpf
 from tpnet.datapath.listening import OUR_ADDRESS
+from tpnet.datapath.netns import NetNs
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.model import Conflict, TpnetError
 from tpnet.proxy.bypass import pack_endpoint
@@ -24,7 +27,6 @@ from tpnet.proxy.bypass import pack_endpoint
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from tpnet.datapath.netns import NetNs
     from tpnet.datapath.program import Program
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what the app listens on, not what we bind
@@ -36,6 +38,8 @@ holder."""
 
 _IP_FREEBIND = 15
 _BACKLOG = 4096
+_PROBE_PORT = 80
+_PROBE_SECONDS = 2.0
 _PORTS = range(20_000, 32_000)  # below the kernel's own choice for outgoing connections
 
 
@@ -225,3 +229,33 @@ def make_listener(netns: NetNs) -> socket.socket:
         return listener
     listener.close()
     raise TpnetError(f"No free port was found in {netns.label} for a listener.")
+
+
+def probe(program: Program) -> None:
+    """Prove that a redirect works on this kernel, in a namespace made for it. Milliseconds, once at start.
+
+    Raises ``Refused`` when the kernel refuses something, ``TpnetError`` when no connection comes through.
+    """
+    with NetNs.anonymous("the self-test") as netns:
+        netns.run(_loopback_up)
+        with (
+            EbpfRedirect(netns, program) as redirect,
+            netns.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+        ):
+            listener = redirect.add(_PROBE_PORT)
+            redirect.enable(_PROBE_PORT)
+            listener.settimeout(_PROBE_SECONDS)
+            client.settimeout(_PROBE_SECONDS)
+            try:
+                client.connect(("127.0.0.1", _PROBE_PORT))
+                listener.accept()[0].close()
+            except OSError as error:
+                raise TpnetError(
+                    f"The self-test of the redirect failed: no connection reached its listener ({error}).",
+                    "Is another sk_lookup program at work? bpftool link show tells.",
+                ) from error
+
+
+def _loopback_up() -> None:
+    with IPRoute() as ip:
+        ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")

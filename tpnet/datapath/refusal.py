@@ -109,7 +109,7 @@ def _no_permission(doing: str, machine: Machine) -> tuple[str, str]:
     if missing:
         return (
             f"this process has no {' and no '.join(missing)}",
-            "Run the agent as root; in a container, privileged or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN.",
+            "Run the agent as root; in a container, with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN.",
         )
     if machine.lockdown == "confidentiality":
         return (

@@ -63,7 +63,7 @@ def resolve_targets(text: str) -> list[Target]:
                 undo.callback(target.close)
                 if target.netns.is_host():
                     raise Refused(
-                        f"{target.name} is in the host's or the agent's own network namespace, where a redirect"
+                        f"{target.name} is in the host's or the agent's own network namespace: a redirect"
                         " would hit the machine's own services.",
                         "Name something with a network namespace of its own: a pod or container without"
                         " hostNetwork, or a namespace of ip netns.",
