@@ -1,13 +1,7 @@
 """Fixtures for tests that need root and network namespaces."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from podnet import PodNet  # noqa: E402
+from podnet import PodNet
 
 
 @pytest.fixture

@@ -158,6 +158,6 @@ class PodNet:
 def _ip(commands, netns=None, *options):
     where = ["-netns", netns] if netns else []
     done = subprocess.run(
-        ["ip", *where, *options, "-batch", "-"], input=commands, text=True, capture_output=True
+        ["ip", *where, *options, "-batch", "-"], input=commands, text=True, capture_output=True, check=False
     )
     assert done.returncode == 0, f"{commands}\n{done.stderr}"

@@ -35,6 +35,10 @@ class Door:
         return False
 
 
+def descriptors():
+    return sorted(str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+
+
 @pytest.fixture
 def redirect(podnet, program):
     with EbpfRedirect(podnet.pod.netns, program) as made:
@@ -237,14 +241,14 @@ def test_a_second_agent_is_refused_by_name_and_let_in_afterwards(podnet, program
 
 
 def test_close_leaves_no_descriptor_and_no_socket(podnet, program):
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     redirect = EbpfRedirect(podnet.pod.netns, program)
     redirect.add(8080)
     redirect.enable(8080)
     redirect.add(9090)
     redirect.close()
     redirect.close()
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     sockets = podnet.pod.netns.run(lambda: Path("/proc/thread-self/net/unix").read_text())
     assert "tpnet-redirect" not in sockets
 
@@ -325,9 +329,9 @@ def test_a_removed_namespace_is_freed_once_the_redirect_lets_go(podnet, program)
 
 
 def test_the_self_test_passes_on_this_kernel_and_leaves_nothing(program):
-    before = sorted(os.listdir("/proc/self/fd"))
+    before = descriptors()
     probe(program)
-    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_listening_shows_each_kind_of_listener_and_not_ours(podnet, redirect):
