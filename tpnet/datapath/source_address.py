@@ -123,7 +123,6 @@ def sweep(netns: NetNs, recorded: dict[str, Any] | None = None) -> bool:
     ``recorded`` is its ``to_json``; without it the sysctl goes back to the kernel's default, 0. Only for a
     namespace whose lock (``redirect.take_lock``) the caller holds. Raises ``TpnetError``.
     """
-
     if not netns.run(_has_ours):
         return False
     SourceAddress.from_json(netns, recorded or {"tcp_fwmark_accept": "0"}).undo()
