@@ -110,7 +110,7 @@ def run(program_fd, packet):
 
 
 V4 = IP(src="10.1.2.3", dst="10.1.2.9")
-V6 = IPv6(src="fd00::1:3", dst="fd00::1:9")
+V6 = IPv6(src="fd01:203:405:607:809:a0b:c0d:e0f", dst="fd10:1112:1314:1516:1718:191a:1b1c:1d1e")
 ANY4, ANY6 = "0.0.0.0", "::"
 TO_80 = TCP(sport=40_001, dport=80, flags="S")
 
@@ -120,11 +120,16 @@ TABLE = {
     "v4, any address": (V4 / TO_80, {(ANY4, 80): "A"}, [], "A"),
     "v6, any address": (V6 / TO_80, {(ANY6, 80): "A"}, [], "A"),
     "v4, this address": (V4 / TO_80, {("10.1.2.9", 80): "A"}, [], "A"),
-    "v6, this address": (V6 / TO_80, {("fd00::1:9", 80): "A"}, [], "A"),
+    "v6, this address": (V6 / TO_80, {("fd10:1112:1314:1516:1718:191a:1b1c:1d1e", 80): "A"}, [], "A"),
     "this address comes before any": (V4 / TO_80, {(ANY4, 80): "A", ("10.1.2.9", 80): "B"}, [], "B"),
-    "this address comes before any, v6": (V6 / TO_80, {(ANY6, 80): "A", ("fd00::1:9", 80): "B"}, [], "B"),
+    "this address comes before any, v6": (
+        V6 / TO_80,
+        {(ANY6, 80): "A", ("fd10:1112:1314:1516:1718:191a:1b1c:1d1e", 80): "B"},
+        [],
+        "B",
+    ),
     "another address": (V4 / TO_80, {("10.1.2.8", 80): "A"}, [], None),
-    "another address, v6": (V6 / TO_80, {("fd00::1:8", 80): "A"}, [], None),
+    "another address, v6": (V6 / TO_80, {("fd10:1112:1314:1516:1718:191a:1b1c:1d1f", 80): "A"}, [], None),
     "another port": (V4 / TO_80, {(ANY4, 81): "A"}, [], None),
     "the port's bytes swapped": (V4 / TO_80, {(ANY4, 80 << 8): "A"}, [], None),
     "the client's port is not looked at": (V4 / TCP(sport=80, dport=81), {(ANY4, 80): "A"}, [], None),
@@ -135,11 +140,20 @@ TABLE = {
     "two ports": (V4 / TO_80, {(ANY4, 80): "A", (ANY4, 81): "B"}, [], "A"),
     "udp": (V4 / UDP(sport=40_001, dport=80), {(ANY4, 80): "A"}, [], None),
     "bypass": (V4 / TO_80, {(ANY4, 80): "A"}, [("10.1.2.3", 40_001)], None),
-    "bypass, v6": (V6 / TO_80, {(ANY6, 80): "A"}, [("fd00::1:3", 40_001)], None),
+    "bypass, v6": (V6 / TO_80, {(ANY6, 80): "A"}, [("fd01:203:405:607:809:a0b:c0d:e0f", 40_001)], None),
     "bypass, as accept shows v4": (V4 / TO_80, {(ANY4, 80): "A"}, [("::ffff:10.1.2.3", 40_001)], None),
     "bypass of another port": (V4 / TO_80, {(ANY4, 80): "A"}, [("10.1.2.3", 40_002)], "A"),
     "bypass of another address": (V4 / TO_80, {(ANY4, 80): "A"}, [("10.1.2.4", 40_001)], "A"),
     "bypass of the other end": (V4 / TO_80, {(ANY4, 80): "A"}, [("10.1.2.9", 80)], "A"),
+    **{
+        f"bypass of an address whose word {word} differs": (
+            V6 / TO_80,
+            {(ANY6, 80): "A"},
+            [(":".join("0" if at == word else part for at, part in enumerate(V6.src.split(":"))), 40_001)],
+            "A",
+        )
+        for word in range(8)
+    },
     "bypass with swapped bytes": (V4 / TO_80, {(ANY4, 80): "A"}, [("10.1.2.3", socket.htons(40_001))], "A"),
     "a v4 listener, v4": (V4 / TO_80, {(ANY4, 80): "four"}, [], "four"),
     "a v4 listener, v6": (V6 / TO_80, {(ANY6, 80): "four"}, [], None),
