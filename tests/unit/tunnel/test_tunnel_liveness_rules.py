@@ -1,0 +1,117 @@
+import struct
+from ipaddress import IPv6Address
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpnet.tunnel.liveness import DEAD_AFTER, INTERVAL, Liveness, Pulse
+
+BOB, EVE = IPv6Address("fd00::b"), IPv6Address("fd00::e")
+
+
+def watched():
+    state = Liveness()
+    state.expect(BOB)
+    return state
+
+
+def test_heartbeat_is_sixteen_bytes_and_its_echo_differs_in_kind_alone():
+    ask = Pulse().ask(1.5)
+    echo, _ = watched().datagram(ask, BOB, 0)
+    assert ask == b"tH" + struct.pack("!HIQ", 0, 0, 1_500_000_000)
+    assert echo == b"tE" + ask[2:]
+
+
+def test_up_at_the_first_heartbeat_down_after_two_seconds_without():
+    state, pulse = watched(), Pulse()
+    assert not state.get(BOB).up
+    assert state.datagram(pulse.ask(10), BOB, 10)[1] is True
+    assert state.datagram(pulse.ask(10.5), BOB, 10.5)[1] is False
+    assert state.check(10.5 + DEAD_AFTER - 0.01) == []
+    assert state.get(BOB).up
+    assert state.check(10.5 + DEAD_AFTER) == [BOB]
+    assert state.check(10.5 + DEAD_AFTER + 1) == [], "told once"
+    assert not state.get(BOB).up
+    assert state.datagram(pulse.ask(20), BOB, 20)[1] is True
+
+
+def test_a_few_lost_heartbeats_do_no_harm():
+    state, pulse = watched(), Pulse()
+    now = 0.0
+    state.datagram(pulse.ask(now), BOB, now)
+    for _ in range(20):
+        now += 3 * INTERVAL
+        assert state.check(now) == []
+        state.datagram(pulse.ask(now), BOB, now)
+
+
+def test_unknown_senders_get_no_echo_and_do_not_exist():
+    state = watched()
+    assert state.datagram(Pulse().ask(0), EVE, 0) == (None, False)
+    assert not state.get(EVE).up
+    state.forget(BOB)
+    state.forget(BOB)
+    assert state.datagram(Pulse().ask(0), BOB, 0) == (None, False)
+    assert state.check(100) == []
+
+
+def test_expected_anew_is_down_until_heard():
+    state = watched()
+    state.datagram(Pulse().ask(0), BOB, 0)
+    state.expect(BOB)
+    assert not state.get(BOB).up
+
+
+@given(st.binary(max_size=64).filter(lambda data: len(data) != 16 or data[:2] != b"tH"))
+def test_anything_else_is_ignored(data):
+    state = watched()
+    assert state.datagram(data, BOB, 0) == (None, False)
+    assert not state.get(BOB).up
+
+
+@given(st.binary(min_size=14, max_size=14))
+def test_an_echo_is_as_long_as_what_asked_for_it(rest):
+    echo, _ = watched().datagram(b"tH" + rest, BOB, 0)
+    assert echo == b"tE" + rest
+
+
+def test_round_trip_is_measured_by_the_sender_and_told_with_the_next_heartbeat():
+    state, pulse = watched(), Pulse()
+    echo, _ = state.datagram(pulse.ask(1.0), BOB, 0)
+    assert pulse.datagram(echo, 1.0123) is True
+    assert round(pulse.rtt_ms, 1) == 12.3
+    state.datagram(pulse.ask(1.5), BOB, 1)
+    assert state.get(BOB).rtt_ms == 12.3
+
+
+def test_round_trip_below_the_unit_is_not_told_as_unknown_and_a_long_one_is_capped():
+    state, pulse = watched(), Pulse()
+    for took, told in ((0.00001, 0.1), (60.0, 6553.5)):
+        echo, _ = state.datagram(pulse.ask(0), BOB, 0)
+        pulse.datagram(echo, took)
+        state.datagram(pulse.ask(0), BOB, 0)
+        assert state.get(BOB).rtt_ms == told
+
+
+def test_only_an_echo_of_ours_counts_and_only_once():
+    pulse = Pulse()
+    ask = pulse.ask(0)
+    echo = b"tE" + ask[2:]
+    assert pulse.datagram(b"tE" + struct.pack("!HIQ", 0, 99, 0), 0.1) is False
+    assert pulse.datagram(ask, 0.1) is False
+    assert pulse.datagram(echo[:-1], 0.1) is False
+    assert not pulse.up
+    assert pulse.datagram(echo, 0.1) is True
+    assert pulse.check(0.1 + DEAD_AFTER) is True
+    assert pulse.datagram(echo, 0.2 + DEAD_AFTER) is False, "a replay proves nothing"
+    assert not pulse.up
+    assert pulse.check(100) is False, "told once"
+
+
+def test_unanswered_heartbeats_are_forgotten():
+    pulse = Pulse()
+    first = pulse.ask(0)
+    for number in range(1000):
+        pulse.ask(number)
+    assert len(pulse._asked) <= 16
+    assert pulse.datagram(b"tE" + first[2:], 1000) is False

@@ -1,0 +1,253 @@
+"""Whether the other end is there: a heartbeat through the tunnel every half second, and its echo.
+
+The session daemon sends (``HeartbeatSender``), the agent echoes and keeps watch (``HeartbeatReceiver``).
+What arrives is hostile: a datagram of another size, kind or sender is ignored, and an echo is never longer
+than what asked for it.
+
+A heartbeat is 16 bytes, big-endian: ``tH``, the sender's last round trip in units of 0.1 ms (u16, 0:
+unknown), a sequence number (u32), the sender's clock in ns (u64). Its echo is the same with ``tE`` in
+front.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv6Address
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+INTERVAL = 0.5
+"""Seconds between heartbeats."""
+DEAD_AFTER = 2.0
+"""Seconds of silence after which the other end counts as gone."""
+HEARTBEAT_PORT = 21821
+"""The agent's UDP port, at its tunnel address, that echoes."""
+
+_LAYOUT = struct.Struct("!2sHIQ")
+_ASK, _ECHO = b"tH", b"tE"
+_CHECK_EVERY = 0.1
+_ASKS_KEPT = 16
+
+
+@dataclass(slots=True)
+class Presence:
+    """One session's liveness. ``seen`` is the monotonic time of its last heartbeat, 0 for never."""
+
+    up: bool = False
+    seen: float = 0.0
+    rtt_ms: float = 0.0
+
+
+class Liveness:
+    """The agent's half without I/O: who is expected, and who is up."""
+
+    def __init__(self) -> None:
+        self._known: dict[IPv6Address, Presence] = {}
+
+    def expect(self, address: IPv6Address) -> None:
+        """Begin to watch an address; it is down until it is heard."""
+        self._known[address] = Presence()
+
+    def forget(self, address: IPv6Address) -> None:
+        """Stop watching an address, without a word to anybody."""
+        self._known.pop(address, None)
+
+    def get(self, address: IPv6Address) -> Presence:
+        """What is known of an address; of an unknown one: down, never seen."""
+        return self._known.get(address, Presence())
+
+    def datagram(self, data: bytes, sender: IPv6Address, now: float) -> tuple[bytes | None, bool]:
+        """Take a datagram. Returns its echo (None: ignore it), and whether the sender came up just now."""
+        presence = self._known.get(sender)
+        if presence is None or len(data) != _LAYOUT.size or data[:2] != _ASK:
+            return None, False
+        presence.rtt_ms = _LAYOUT.unpack(data)[1] / 10
+        presence.seen = now
+        came_up, presence.up = not presence.up, True
+        return _ECHO + data[2:], came_up
+
+    def check(self, now: float) -> list[IPv6Address]:
+        """Who has gone down since the last check."""
+        gone = [a for a, p in self._known.items() if p.up and now - p.seen >= DEAD_AFTER]
+        for address in gone:
+            self._known[address].up = False
+        return gone
+
+
+class Pulse:
+    """The daemon's half without I/O: heartbeats out, echoes in. ``up`` and ``rtt_ms`` are as of now."""
+
+    def __init__(self) -> None:
+        self.up = False
+        self.rtt_ms = 0.0
+        self.seen = 0.0
+        self._next = 0
+        self._asked: dict[int, float] = {}
+
+    def ask(self, now: float) -> bytes:
+        """The next heartbeat."""
+        number = self._next
+        self._next = (number + 1) & 0xFFFFFFFF
+        self._asked[number] = now
+        while len(self._asked) > _ASKS_KEPT:
+            del self._asked[next(iter(self._asked))]
+        tenths = min(round(self.rtt_ms * 10) or int(self.up), 0xFFFF)
+        return _LAYOUT.pack(_ASK, tenths, number, int(now * 1e9))
+
+    def datagram(self, data: bytes, now: float) -> bool:
+        """Take what the agent sent: does it come up? Only an echo of what was asked counts, and only once."""
+        if len(data) != _LAYOUT.size or data[:2] != _ECHO:
+            return False
+        asked = self._asked.pop(_LAYOUT.unpack(data)[2], None)
+        if asked is None:
+            return False
+        self.rtt_ms = (now - asked) * 1000
+        self.seen = now
+        came_up, self.up = not self.up, True
+        return came_up
+
+    def check(self, now: float) -> bool:
+        """Whether the agent has gone down since the last check."""
+        if self.up and now - self.seen >= DEAD_AFTER:
+            self.up = False
+            return True
+        return False
+
+
+class _Glue(asyncio.DatagramProtocol):
+    """Datagrams to a method. Errors (an ICMP message, a vanished route) mean silence, noticed anyway."""
+
+    def __init__(self, take: Callable[[bytes, Any], None]) -> None:
+        self._take = take
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        self._take(data, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        pass
+
+
+class HeartbeatReceiver:
+    """The agent's half: echoes, and says ``on_change(address, up)`` in the event loop.
+
+    ``sock`` is a UDP socket made in the tunnel's namespace and bound to (the agent's address,
+    ``HEARTBEAT_PORT``). Down is told at most 0.1 s late.
+    """
+
+    def __init__(self, sock: socket.socket, on_change: Callable[[IPv6Address, bool], None]) -> None:
+        self._sock = sock
+        self._on_change = on_change
+        self._state = Liveness()
+        self._transport: asyncio.DatagramTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Begin to listen, in the running event loop. The socket is owned from now on."""
+        self._sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Glue(self._take), sock=self._sock)
+        self._tick()
+
+    def expect(self, address: IPv6Address) -> None:
+        """Begin to watch a session's address."""
+        self._state.expect(address)
+
+    def forget(self, address: IPv6Address) -> None:
+        """Stop watching it; ``on_change`` is not called."""
+        self._state.forget(address)
+
+    def presence(self, address: IPv6Address) -> Presence:
+        """What is known of it now; ``seen`` compares with ``time.monotonic()``."""
+        return self._state.get(address)
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+        else:
+            self._sock.close()
+
+    def _take(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        try:
+            sender = IPv6Address(addr[0])
+        except AddressValueError:
+            return
+        echo, came_up = self._state.datagram(data, sender, time.monotonic())
+        if echo is not None and self._transport is not None:
+            self._transport.sendto(echo, addr)
+        if came_up:
+            self._on_change(sender, True)
+
+    def _tick(self) -> None:
+        for address in self._state.check(time.monotonic()):
+            self._on_change(address, False)
+        self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._tick)
+
+
+class HeartbeatSender:
+    """The daemon's half: sends, and says ``on_change(up)`` in the event loop.
+
+    ``sock`` is a UDP socket made in the tunnel's namespace and *connected* to the agent's heartbeat port,
+    so that the kernel drops what others send.
+    """
+
+    def __init__(self, sock: socket.socket, on_change: Callable[[bool], None]) -> None:
+        self._sock = sock
+        self._on_change = on_change
+        self._pulse = Pulse()
+        self._transport: asyncio.DatagramTransport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._next = 0.0
+
+    @property
+    def up(self) -> bool:
+        """Whether the agent has answered within the last two seconds."""
+        return self._pulse.up
+
+    @property
+    def rtt_ms(self) -> float:
+        """The last round trip in milliseconds, 0 while unknown."""
+        return self._pulse.rtt_ms
+
+    async def start(self) -> None:
+        """Begin to send, in the running event loop. The socket is owned from now on."""
+        self._sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: _Glue(self._take), sock=self._sock)
+        self._tick()
+
+    def send_now(self) -> None:
+        """One heartbeat out of turn: the first packet to a new endpoint starts the handshake."""
+        if self._transport is not None:
+            self._transport.sendto(self._pulse.ask(time.monotonic()))
+
+    def close(self) -> None:
+        """Stop, and close the socket."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+        else:
+            self._sock.close()
+
+    def _take(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        del addr
+        if self._pulse.datagram(data, time.monotonic()):
+            self._on_change(True)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + INTERVAL
+            self.send_now()
+        if self._pulse.check(now):
+            self._on_change(False)
+        self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._tick)

@@ -1,0 +1,280 @@
+"""A WireGuard device made by ``wireguard-go``, a child process, and set up over its UAPI socket.
+
+``tpnet.tunnel.device.open_device`` calls this. The protocol: https://www.wireguard.com/xplatform/. It must
+never log what ``get=1`` answers, since that holds the private key.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from base64 import b64encode
+from ipaddress import IPv6Address, ip_network
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tpnet.tunnel.device import NAME_PREFIX, DeviceError, Endpoint, PeerStats, new_name
+from tpnet.tunnel.keys import check_public_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tpnet.datapath.netns import NetNs
+    from tpnet.tunnel.keys import KeyPair
+
+SOCKETS = Path("/var/run/wireguard")
+"""Where wireguard-go binds its sockets; fixed when it is built."""
+_START_SECONDS = 5.0
+_CALL_SECONDS = 2.0
+_UP_SECONDS = 5.0
+_STALE_SECONDS = 10.0
+_LOG_BYTES = 64 * 1024
+
+
+class WireGuardGo:
+    """The ``WireGuardDevice`` of kernels that lack WireGuard.
+
+    The child gets SIGTERM when the thread that made it ends (prctl(2), PR_SET_PDEATHSIG): so it must be
+    made by a process's main thread. Should the child miss that signal, it ends all the same once its
+    interface is gone with the namespace that its owner held.
+    """
+
+    kind = "wireguard-go"
+
+    def __init__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError(
+                "wireguard-go ends with the thread that starts it: start it from the main thread"
+            )
+        binary = shutil.which("wireguard-go")
+        if binary is None:
+            raise DeviceError(
+                "There is no WireGuard: the kernel lacks it, and wireguard-go is not installed.",
+                "Install it: apt-get install wireguard-go",
+            )
+        if not Path("/dev/net/tun").exists():
+            raise DeviceError(
+                "wireguard-go needs /dev/net/tun, which is not there.",
+                "Load the tun module, or hand the device to the container.",
+            )
+        sweep()
+        self.name = new_name()
+        self._socket = SOCKETS / f"{self.name}.sock"
+        self._log = _bounded_log()
+        # setpriv, not preexec_fn: Python code between fork and exec may deadlock in a process with threads.
+        self._child = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", binary, "--foreground", self.name],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LOG_LEVEL": "error"},
+            cwd="/",
+        )
+        try:
+            self._wait_for_socket()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._child.pid
+
+    def entered(self, ns: NetNs) -> None:
+        """Nothing to do: the UAPI socket is found by the interface's name, in every namespace."""
+
+    def configure(self, keys: KeyPair, port: int) -> int:
+        """See ``WireGuardDevice``."""
+        self._set([f"private_key={keys.private_bytes().hex()}"])
+        # The daemon looks once a second whether its link is up (it cannot hear of it across namespaces),
+        # and only then binds a UDP socket. A port that is set before that would fail unseen.
+        deadline = time.monotonic() + _UP_SECONDS
+        while not (bound := self._listen_port()):
+            if time.monotonic() > deadline:
+                raise DeviceError(f"wireguard-go did not bring {self.name} up.{self._last_words()}")
+            time.sleep(0.01)
+        if port and bound != port:
+            try:
+                self._call(["set=1", f"listen_port={port}"])
+            except OSError as error:
+                raise DeviceError(
+                    f"WireGuard cannot use UDP port {port}: {error.strerror}.",
+                    f"See who has it: ss -lunp 'sport = {port}'",
+                ) from error
+            bound = self._listen_port()
+        return bound
+
+    def set_peer(
+        self, public_key: str, allowed: IPv6Address, *, endpoint: Endpoint | None = None, keepalive: int = 0
+    ) -> None:
+        """See ``WireGuardDevice``."""
+        lines = [f"public_key={check_public_key(public_key).hex()}"]
+        if endpoint is not None:
+            host, port = endpoint
+            lines.append(f"endpoint=[{host}]:{port}" if ":" in host else f"endpoint={host}:{port}")
+        lines += [
+            f"persistent_keepalive_interval={keepalive}",
+            "replace_allowed_ips=true",
+            f"allowed_ip={allowed}/128",
+        ]
+        self._set(lines)
+
+    def remove_peer(self, public_key: str) -> None:
+        """See ``WireGuardDevice``."""
+        self._set([f"public_key={check_public_key(public_key).hex()}", "update_only=true", "remove=true"])
+
+    def peers(self) -> dict[str, PeerStats]:
+        """See ``WireGuardDevice``."""
+        return parse_peers(self._get())
+
+    def alive(self) -> bool:
+        """See ``WireGuardDevice``."""
+        return self._child.poll() is None
+
+    def close(self) -> None:
+        """See ``WireGuardDevice``. Waits until the child has gone, its socket file with it."""
+        if self._child.poll() is None:
+            self._child.terminate()
+            try:
+                self._child.wait(2)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+        self._socket.unlink(missing_ok=True)
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
+
+    def _wait_for_socket(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            with contextlib.suppress(OSError, DeviceError):
+                self._call(["get=1"])
+                return
+            if self._child.poll() is not None:
+                raise DeviceError(f"wireguard-go ended at once.{self._last_words()}")
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"wireguard-go did not answer within {_START_SECONDS:.0f} s.{self._last_words()}"
+                )
+            time.sleep(0.005)
+
+    def _listen_port(self) -> int:
+        return next((int(value) for key, value in self._get() if key == "listen_port"), 0)
+
+    def _set(self, lines: list[str]) -> None:
+        try:
+            self._call(["set=1", *lines])
+        except OSError as error:
+            raise DeviceError(
+                f"wireguard-go refused a setting of {self.name}: {error.strerror or error}."
+            ) from error
+
+    def _get(self) -> list[tuple[str, str]]:
+        try:
+            return self._call(["get=1"])
+        except OSError as error:
+            raise DeviceError(
+                f"wireguard-go does not answer for {self.name}: {error.strerror or error}."
+            ) from error
+
+    def _call(self, lines: list[str]) -> list[tuple[str, str]]:
+        """One request, one answer. Raises ``OSError`` with its errno; ``DeviceError`` if it is dead."""
+        answer = b""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_CALL_SECONDS)
+            try:
+                connection.connect(str(self._socket))
+                connection.sendall("\n".join([*lines, "", ""]).encode())
+                while not answer.endswith(b"\n\n"):
+                    chunk = connection.recv(65536)
+                    if not chunk:
+                        break
+                    answer += chunk
+            except OSError as error:
+                if self._child.poll() is None:
+                    raise
+                raise DeviceError(f"wireguard-go has died.{self._last_words()}") from error
+        pairs = [
+            (key, value)
+            for key, _, value in (line.partition("=") for line in answer.decode().split("\n"))
+            if key
+        ]
+        code = abs(int(dict(pairs).get("errno", errno.EPROTO)))
+        if code:
+            raise OSError(code, os.strerror(code))
+        return pairs
+
+    def _last_words(self) -> str:
+        """What the daemon wrote last, as a sentence to be put behind another."""
+        text = os.pread(self._log, _LOG_BYTES, 0).rstrip(b"\0").decode(errors="replace").strip()
+        return f" It said: {text.splitlines()[-1]}" if text else ""
+
+
+def parse_peers(pairs: Iterable[tuple[str, str]]) -> dict[str, PeerStats]:
+    """The peers in an answer to ``get=1``: the lines after each ``public_key`` are that peer's."""
+    found: dict[str, PeerStats] = {}
+    peer: dict[str, str] = {}
+
+    def finish() -> None:
+        if not peer:
+            return
+        key = b64encode(bytes.fromhex(peer["public_key"])).decode()
+        host, _, port = peer.get("endpoint", "").rpartition(":")
+        allowed = peer.get("allowed_ip")
+        network = ip_network(allowed) if allowed else None
+        found[key] = PeerStats(
+            public_key=key,
+            allowed=network.network_address
+            if network and isinstance(network.network_address, IPv6Address)
+            else None,
+            endpoint=(host.strip("[]"), int(port)) if host else None,
+            last_handshake=int(peer.get("last_handshake_time_sec", 0))
+            + int(peer.get("last_handshake_time_nsec", 0)) / 1e9,
+            rx=int(peer.get("rx_bytes", 0)),
+            tx=int(peer.get("tx_bytes", 0)),
+        )
+
+    for key, value in pairs:
+        if key == "public_key":
+            finish()
+            peer = {}
+        if peer or key == "public_key":
+            peer[key] = value
+    finish()
+    return found
+
+
+def sweep() -> list[str]:
+    """Remove socket files of ours whose wireguard-go was killed with -9. Returns their names.
+
+    Only files older than ten seconds are touched, since one that is bound and not yet listening refuses too.
+    """
+    swept = []
+    for path in SOCKETS.glob(f"{NAME_PREFIX}{'[0-9a-f]' * 8}.sock"):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if time.time() - path.stat().st_mtime < _STALE_SECONDS:
+                continue
+            probe.settimeout(_CALL_SECONDS)
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+                swept.append(path.name)
+    return swept
+
+
+def _bounded_log() -> int:
+    """A file in memory that takes the daemon's first 64 KiB of messages and refuses more: it never grows."""
+    log = os.memfd_create("tpnet-wireguard-go", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(log, _LOG_BYTES)
+    fcntl.fcntl(log, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
+    return log
