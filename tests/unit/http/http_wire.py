@@ -1,0 +1,146 @@
+"""A client, an app and sessions around one Conversation, all in memory, and the ways to cut what they say."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from tpnet.http.conversation import (
+    APP,
+    CLOSE_CLIENT,
+    PIN,
+    RESET,
+    RESET_CLIENT,
+    SEND,
+    SEND_CLIENT,
+    SHUT,
+    SHUT_CLIENT,
+    Conversation,
+    Route,
+)
+
+HOST = b"Host: a.test\r\n"
+NEXT = b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n"
+DEV = "dev"
+TO_DEV = Route(DEV, key="one")
+
+
+def request(line: bytes, *fields: bytes, body: bytes = b"", host: bytes = HOST) -> bytes:
+    return line + b"\r\n" + host + b"".join(field + b"\r\n" for field in fields) + b"\r\n" + body
+
+
+def post(*fields: bytes, body: bytes = b"") -> bytes:
+    return request(b"POST /x HTTP/1.1", *fields, body=body)
+
+
+def chunked(body: bytes) -> bytes:
+    return post(b"Transfer-Encoding: chunked", body=body)
+
+
+def answer(text: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
+    lines = b"".join(field + b"\r\n" for field in fields)
+    return b"HTTP/1.1 " + status + b"\r\n" + lines + b"Content-Length: %d\r\n\r\n" % len(text) + text
+
+
+class Wire:
+    """Carries commands out. ``scripts``: per side, what it will have received and then answers, in order."""
+
+    def __init__(self, route=lambda _head: None, scripts=None, cut=lambda data: [data]):
+        self.events = []
+        self.conversation = Conversation(route, lambda *event: self.events.append(event))
+        self.scripts = {side: deque(script) for side, script in (scripts or {}).items()}
+        self.cut = cut
+        self.received = {APP: bytearray(), DEV: bytearray()}
+        self.client = bytearray()
+        self.log = []
+        self._owed = {side: 0 for side in self.scripts}
+        self._unread = deque()
+        self._answers = deque()
+
+    def write(self, *pieces):
+        self._unread.extend(pieces)
+        self._pump()
+        return self
+
+    def say(self, side, *pieces):
+        for piece in pieces:
+            self.do(self.conversation.upstream_data(side, piece))
+        self._pump()
+        return self
+
+    def _pump(self):
+        while True:
+            if self._answers:
+                side, piece = self._answers.popleft()
+                if not self.conversation.over:
+                    self.do(self.conversation.upstream_data(side, piece))
+            elif self._unread and self.conversation.reading_client:
+                self.do(self.conversation.client_data(self._unread.popleft()))
+            else:
+                return
+
+    def do(self, commands):
+        for command in commands:
+            assert not self.over, f"{command} after the end"
+            what = command[0]
+            if what == SEND:
+                side, data = command[1:]
+                assert type(data) is bytes
+                assert data
+                self.received.setdefault(side, bytearray()).extend(data)
+                self._react(side)
+            elif what == SEND_CLIENT:
+                assert type(command[1]) is bytes
+                assert command[1]
+                self.client += command[1]
+            else:
+                self.log.append(command)
+        return self
+
+    def _react(self, side):
+        script = self.scripts.get(side)
+        while script and len(self.received[side]) >= self._owed[side] + len(script[0][0]):
+            asked, told = script.popleft()
+            self._owed[side] += len(asked)
+            self._answers.extend((side, piece) for piece in self.cut(told) if piece)
+
+    @property
+    def over(self):
+        return bool(self.log) and self.log[-1][0] in {CLOSE_CLIENT, RESET_CLIENT}
+
+    @property
+    def app(self):
+        return bytes(self.received[APP])
+
+    @property
+    def dev(self):
+        return bytes(self.received[DEV])
+
+    @property
+    def letters(self):
+        return [letter for letter, _, _ in self.events]
+
+    def outcome(self):
+        """Everything that can be seen from outside."""
+        ends = [command for command in self.log if command[0] != SHUT_CLIENT]
+        return self.app, self.dev, bytes(self.client), ends, self.letters, self.conversation.pinned
+
+
+def byte_by_byte(data):
+    return [data[at : at + 1] for at in range(len(data))]
+
+
+def all_cuts(data, *, longest=1200):
+    """One write; single bytes; in two at every offset (of a long one: of its first and last bytes)."""
+    yield "whole", [data]
+    yield "bytes", byte_by_byte(data)
+    offsets = range(1, len(data))
+    if len(data) > longest:
+        offsets = [*range(1, 200, 7), *range(len(data) - 200, len(data), 7)]
+    for at in offsets:
+        yield f"cut at {at}", [data[:at], data[at:]]
+
+
+__all__ = [
+    "APP", "CLOSE_CLIENT", "DEV", "HOST", "NEXT", "PIN", "RESET", "RESET_CLIENT", "SEND", "SEND_CLIENT", "SHUT",
+    "SHUT_CLIENT", "TO_DEV", "Conversation", "Route", "Wire", "all_cuts", "answer", "byte_by_byte", "chunked", "post", "request",
+]  # fmt: skip
