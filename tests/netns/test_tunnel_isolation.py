@@ -10,7 +10,7 @@ import pytest
 from pyroute2 import IPRoute
 from tunnel_lab import Lab, let_everything_out, link_up
 
-QUIET = 0.25
+QUIET = 0.15
 """Seconds without an answer that count as none."""
 
 

@@ -1,0 +1,336 @@
+import os
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from session_lab import Computer, kill, run_daemon, wait_until
+from tunnel_lab import gone, receive
+
+from tpnet.model import Conflict, InvalidInput, NotThere
+from tpnet.session.client import SessionClient
+
+
+@pytest.fixture
+def computer(tmp_path):
+    computer = Computer(tmp_path)
+    yield computer
+    computer.close()
+
+
+def exchange(agent, handler, name="shop"):
+    """A request to the handler and its answer, through everything."""
+    with agent.dial(name) as client:
+        client.sendall(b"question")
+        assert receive(client, 1) == b"\x00"
+        with handler.accept()[0] as served:
+            assert receive(served, 8) == b"question"
+            served.sendall(b"answer")
+        assert receive(client, 7) == b"answer"
+
+
+def test_session_carries_a_connection_to_the_handler_and_back(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    status = session.add(computer.draft())
+    assert status.handler_up
+    assert status.session_up
+    assert status.intercept.session == f"{computer.user}@{socket.gethostname()}"
+    assert status.intercept.tunnel_port == 20000
+    exchange(computer.agent, handler)
+    info = session.info()
+    assert info["up"]
+    assert info["rtt_ms"] > 0
+    assert info["user"] == computer.user
+    assert info["agent_address"] == str(computer.agent.end.address)
+    assert info["endpoint"] == f"{computer.node_ip}:21820"
+    assert "WireGuard" in info["wireguard"]
+    (intercept,) = info["intercepts"]
+    assert intercept["name"] == "shop"
+    assert intercept["handler_up"]
+    assert intercept["total"] == 1
+    assert intercept["problem"] == ""
+    assert Path(info["log"]).stat().st_mode & 0o777 == 0o600
+    assert session.paths.socket.stat().st_mode & 0o777 == 0o600
+
+
+def test_one_daemon_serves_every_intercept_and_ends_with_the_last(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    pid = session.info()["pid"]
+    assert computer.ensure().info()["pid"] == pid
+    session.add(computer.draft("one"))
+    session.add(computer.draft("two"))
+    ports = {i.tunnel_port for i in computer.agent.intercepts.values()}
+    assert ports == {20000, 20001}
+    assert session.remove("one") == {"draining": 0, "last": False}
+    exchange(computer.agent, handler, "two")
+    assert session.remove("two") == {"draining": 0, "last": True}
+    assert wait_until(lambda: gone(pid))
+    assert not session.paths.socket.exists()
+    assert computer.agent.sessions == {}
+    with pytest.raises(NotThere, match="no session on this computer"):
+        session.info()
+
+
+def test_f01_missing_handler_is_reported_at_once_and_answered_with_the_refusal_byte(computer):
+    session = computer.ensure()
+    status = session.add(computer.draft())
+    assert not status.handler_up
+    name = status.intercept.session
+    assert computer.agent.handlers[name] == {"shop": False}
+    started = time.monotonic()
+    with computer.agent.dial("shop") as client:
+        client.sendall(b"question")
+        assert receive(client, 2) == b"\x01"
+    assert time.monotonic() - started < 0.05
+    handler = computer.handler()
+    assert wait_until(lambda: computer.agent.handlers[name] == {"shop": True}, 1.5)
+    exchange(computer.agent, handler)
+    handler.close()
+    assert wait_until(lambda: computer.agent.handlers[name] == {"shop": False}, 1.5)
+    assert session.info()["intercepts"][0]["refused"] == 1
+
+
+def test_failed_dial_is_looked_into_at_once(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    name = session.add(computer.draft()).intercept.session
+    assert computer.agent.handlers[name] == {"shop": True}
+    handler.close()
+    with computer.agent.dial("shop") as client:
+        assert receive(client, 2) == b"\x01"
+    assert wait_until(lambda: computer.agent.handlers[name] == {"shop": False}, 0.4)
+
+
+def test_t05_only_the_declared_ports_are_open_and_only_to_the_agent(computer):
+    computer.handler()
+    session = computer.ensure()
+    first, second = (session.add(computer.draft(name)).intercept.tunnel_port for name in ("one", "two"))
+    address = session.info()["address"]
+    session.remove("one")
+    assert wait_until(lambda: open_ports(computer.agent.end, address, [first]) == [])
+    scanned = [22, 80, 443, 8080, 21820, 21821, *range(19980, 20040), 65535]
+    assert open_ports(computer.agent.end, address, scanned) == [second]
+
+
+def open_ports(end, address, ports):
+    found = []
+    for port in ports:
+        with end.socket() as sock:
+            sock.settimeout(1)
+            if sock.connect_ex((address, port)) == 0:
+                found.append(port)
+    return found
+
+
+def test_refused_intercept_leaves_nothing(computer):
+    session = computer.ensure()
+    computer.agent.refuse = Conflict("alice has the same rules on netns/shop:80.", "Ask her.")
+    with pytest.raises(Conflict, match="alice has the same rules") as caught:
+        session.add(computer.draft())
+    assert caught.value.hint == "Ask her."
+    assert session.info()["intercepts"] == []
+    computer.agent.refuse = None
+    session.add(computer.draft())
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"handler": "8080"}, InvalidInput, "is not HOST:PORT"),
+        ({"user": "eve"}, InvalidInput, "not of eve"),
+    ],
+)
+def test_malformed_draft_is_refused(computer, change, error, words):
+    session = computer.ensure()
+    with pytest.raises(error, match=words):
+        session.add(computer.draft(**change))
+    session.quit()
+
+
+def test_names_are_taken_once_and_unknown_ones_are_not_there(computer):
+    session = computer.ensure()
+    session.add(computer.draft())
+    with pytest.raises(Conflict, match="an intercept shop already"):
+        session.add(computer.draft())
+    with pytest.raises(NotThere, match="no intercept nothing"):
+        session.remove("nothing")
+    with pytest.raises(Conflict, match=r"has a session .* already"):
+        computer.ensure(name="other")
+
+
+def test_daemon_nobody_gives_an_intercept_ends_by_itself(computer):
+    pid = computer.ensure().info()["pid"]
+    assert wait_until(lambda: gone(pid), 9)
+    assert computer.agent.sessions == {}
+
+
+def test_no_agent_is_an_error_of_the_start_and_leaves_nothing(computer):
+    computer.agent.close()
+    with pytest.raises(NotThere, match="No agent answers"):
+        computer.ensure()
+    folder = computer.run_dir / "sessions"
+    assert not list(folder.glob("*.sock"))
+
+
+def test_agent_behind_a_firewall_is_an_error_that_names_the_port(computer):
+    computer.agent.endpoints = (f"{computer.node_ip}:9",)
+    with pytest.raises(NotThere, match=re.escape(f"UDP to {computer.node_ip}:9")):
+        computer.ensure()
+    assert computer.agent.sessions == {}
+
+
+def test_second_endpoint_is_tried(computer):
+    computer.agent.endpoints = (f"{computer.node_ip}:9", f"{computer.node_ip}:21820")
+    assert computer.ensure().info()["endpoint"] == f"{computer.node_ip}:21820"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_leaves_everything(computer, number):
+    session = computer.ensure()
+    session.add(computer.draft())
+    pid = session.info()["pid"]
+    os.kill(pid, number)
+    assert wait_until(lambda: gone(pid))
+    assert computer.agent.sessions == {}
+    assert computer.agent.intercepts == {}
+    assert not session.paths.socket.exists()
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_killed_daemon_leaves_no_process_and_its_place_can_be_taken(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft())
+    pid = session.info()["pid"]
+    below = children(pid)
+    kill(pid)
+    assert wait_until(lambda: gone(pid) and all(gone(child) for child in below))
+    address = str(computer.agent.sessions[f"{computer.user}@{socket.gethostname()}"][1])
+    assert wait_until(lambda: (address, False) in [news[1:] for news in computer.agent.news], 3.5)
+    again = computer.ensure()
+    again.add(computer.draft())
+    exchange(computer.agent, handler)
+
+
+def test_client_that_goes_away_during_add_leaves_no_intercept(computer):
+    session = computer.ensure()
+    session.add(computer.draft("other"))
+    from tpnet.control.local.protocol import encode_call
+    from tpnet.model.codec import encode
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as impatient:
+        impatient.connect(str(session.paths.socket))
+        impatient.sendall(encode_call("add", {"intercept": encode(computer.draft())}))
+    assert wait_until(lambda: "delete_intercept" in computer.agent.calls)
+    assert [i["name"] for i in session.info()["intercepts"]] == ["other"]
+
+
+def test_restarted_agent_gets_the_session_and_its_intercepts_again(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft("one"))
+    session.add(computer.draft("two"))
+    computer.restart_agent()
+    started = time.monotonic()
+    assert wait_until(lambda: set(computer.agent.intercepts) == {"one", "two"}, 8)
+    assert time.monotonic() - started < 5
+    exchange(computer.agent, handler, "one")
+    exchange(computer.agent, handler, "two")
+    assert session.info()["up"]
+
+
+def test_f10_dropped_session_registers_again(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    name = session.add(computer.draft()).intercept.session
+    computer.agent.in_loop(computer.agent.forget, name)
+    assert wait_until(lambda: "shop" in computer.agent.intercepts, 5)
+    exchange(computer.agent, handler)
+
+
+def test_intercept_removed_at_the_agent_is_let_go(computer):
+    session = computer.ensure()
+    session.add(computer.draft("kept"))
+    session.add(computer.draft("gone"))
+    del computer.agent.intercepts["gone"]
+    computer.handler()  # news of a handler is told at once, and the agent's state seen with it
+    assert wait_until(lambda: [i["name"] for i in session.info()["intercepts"]] == ["kept"])
+
+
+def test_dead_tunnel_device_is_replaced_with_a_new_key(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    name = session.add(computer.draft()).intercept.session
+    registered = computer.agent.sessions[name]
+    below = children(session.info()["pid"])
+    if not below:
+        pytest.skip("this kernel has WireGuard (CONFIG_WIREGUARD): its device cannot die")
+    kill(below[0])
+    assert wait_until(lambda: computer.agent.sessions.get(name, registered) != registered, 5)
+    assert computer.agent.sessions[name][0].public_key != registered[0].public_key
+    assert wait_until(lambda: "shop" in computer.agent.intercepts, 5)
+    exchange(computer.agent, handler)
+
+
+def test_second_daemon_of_a_user_is_refused(computer):
+    computer.ensure().add(computer.draft())
+    with run_daemon(computer) as second:
+        _, said = second.communicate(timeout=20)
+    assert second.returncode == Conflict.exit_code
+    assert "runs already" in said
+
+
+def test_odd_user_name_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="cannot be used"):
+        SessionClient(tmp_path, "../eve")
+
+
+def test_other_users_may_not_ask(computer):
+    session = computer.ensure()
+    computer.run_dir.chmod(0o755)
+    (computer.run_dir / "sessions").chmod(0o755)
+    session.paths.socket.chmod(0o666)
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            try:
+                sock.connect(str(session.paths.socket))
+                sock.sendall(b'{"call":"info","args":{}}\n')
+                answered = bool(sock.recv(1))
+            except OSError:
+                answered = False
+        os._exit(1 if answered else 0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert session.info()["up"]
+
+
+def test_handler_by_ipv6_and_by_name(computer):
+    six = computer.handler(8086, "::1")
+    session = computer.ensure()
+    assert session.add(computer.draft("six", "[::1]:8086")).handler_up
+    assert session.add(computer.draft("name", "localhost:8086")).handler_up
+    assert not session.add(computer.draft("four", "127.0.0.1:8086")).handler_up
+    exchange(computer.agent, six, "six")
+    exchange(computer.agent, six, "name")
+
+
+def test_handler_on_another_computer_is_found_by_connecting(computer):
+    handler = computer.node.socket(socket.AF_INET, socket.SOCK_STREAM)
+    with handler:
+        handler.bind((computer.node_ip, 8090))
+        handler.listen()
+        handler.settimeout(5)
+        session = computer.ensure()
+        assert session.add(computer.draft(handler=f"{computer.node_ip}:8090")).handler_up
+        client = computer.agent.dial("shop")
+        with client:
+            assert receive(client, 1) == b"\x00"

@@ -1,0 +1,301 @@
+import asyncio
+import contextlib
+import errno
+import os
+import resource
+import socket
+import struct
+import time
+from ipaddress import IPv6Address
+
+import pytest
+
+from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, Forward
+from tpnet.session.handlers import Handler
+
+LOCAL = IPv6Address("::1")
+
+
+class Lane:
+    """A door on loopback, a handler behind it, and what they said."""
+
+    def __init__(self, agent=LOCAL, handler_port=None):
+        self.handler = socket.create_server(("127.0.0.1", 0))
+        self.handler.setblocking(False)
+        listener = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        listener.bind(("::1", 0))
+        self.refusals = []
+        port = handler_port or self.handler.getsockname()[1]
+        self.door = Forward(listener, agent, Handler("127.0.0.1", port), lambda: self.refusals.append(1))
+        self.open = []
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        self.door.close()
+        self.handler.close()
+        for sock in self.open:
+            sock.close()
+        await asyncio.sleep(0)
+
+    async def dial(self):
+        loop = asyncio.get_running_loop()
+        sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self.open.append(sock)
+        await loop.sock_connect(sock, ("::1", self.door.port))
+        return sock
+
+    async def pair(self):
+        """Both ends of a relay, the status byte taken."""
+        loop = asyncio.get_running_loop()
+        agent = await self.dial()
+        served, _ = await loop.sock_accept(self.handler)
+        self.open.append(served)
+        assert await loop.sock_recv(agent, 1) == CONNECTED
+        return agent, served
+
+
+def run(main):
+    async def bounded():
+        async with asyncio.timeout(30):
+            await main()
+
+    asyncio.run(bounded())
+
+
+async def receive(sock, count):
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while len(data) < count:
+        chunk = await loop.sock_recv(sock, min(count - len(data), 1 << 20))
+        if not chunk:
+            break
+        data += chunk
+    return bytes(data)
+
+
+async def until(condition):
+    while not condition():  # noqa: ASYNC110 - what is awaited has no event
+        await asyncio.sleep(0.005)
+
+
+def test_bytes_go_both_ways_behind_the_status_byte():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await lane.pair()
+            await loop.sock_sendall(agent, b"question")
+            assert await receive(served, 8) == b"question"
+            await loop.sock_sendall(served, b"answer")
+            assert await receive(agent, 6) == b"answer"
+            assert (lane.door.open, lane.door.total, lane.door.refused) == (1, 1, 0)
+
+    run(main)
+
+
+def test_request_sent_before_the_status_byte_is_delivered():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent = await lane.dial()
+            await loop.sock_sendall(agent, b"early")
+            served, _ = await loop.sock_accept(lane.handler)
+            lane.open.append(served)
+            assert await receive(served, 5) == b"early"
+
+    run(main)
+
+
+@pytest.mark.parametrize("first", ["agent", "handler"])
+def test_half_close_goes_through_and_the_other_direction_stays_open(first):
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            ends = await lane.pair()
+            one, other = ends if first == "agent" else ends[::-1]
+            await loop.sock_sendall(one, b"last words")
+            one.shutdown(socket.SHUT_WR)
+            assert await receive(other, 100) == b"last words"
+            await loop.sock_sendall(other, b"still here")
+            assert await receive(one, 10) == b"still here"
+            other.shutdown(socket.SHUT_WR)
+            assert await receive(one, 1) == b""
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("first", ["agent", "handler"])
+def test_reset_goes_through_as_reset(first):
+    async def main():
+        async with Lane() as lane:
+            ends = await lane.pair()
+            one, other = ends if first == "agent" else ends[::-1]
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            one.close()
+            with pytest.raises(ConnectionResetError):
+                await receive(other, 1)
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+def test_handler_that_refuses_gives_the_refusal_byte_and_a_clean_end():
+    async def main():
+        probe = socket.create_server(("127.0.0.1", 0))
+        closed = probe.getsockname()[1]
+        probe.close()
+        async with Lane(handler_port=closed) as lane:
+            loop = asyncio.get_running_loop()
+            agent = await lane.dial()
+            await loop.sock_sendall(agent, b"q" * 10000)
+            assert await receive(agent, 2) == REFUSED
+            await until(lambda: lane.refusals)
+            assert (lane.door.refused, lane.door.open) == (1, 0)
+
+    run(main)
+
+
+def test_t05_a_peer_that_is_not_the_agent_is_reset_and_reaches_nothing():
+    async def main():
+        async with Lane(agent=IPv6Address("fd00::1")) as lane:
+            with pytest.raises(ConnectionResetError):
+                await receive(await lane.dial(), 1)
+            with pytest.raises(BlockingIOError):
+                lane.handler.accept()
+            assert lane.door.total == 0
+
+    run(main)
+
+
+def test_slow_receiver_stops_the_sender_and_nothing_is_lost_or_kept():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await lane.pair()
+            block = os.urandom(1 << 20)
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while sent < 1 << 28:
+                    sent += agent.send(block[sent % len(block) :])
+                    await asyncio.sleep(0.001)
+            assert sent < 1 << 28, "the sender was stopped"
+            (relay,) = lane.door._relays
+            assert sum(len(flow._left or b"") for flow in relay._flows) <= READ_SIZE
+            agent.shutdown(socket.SHUT_WR)
+            got = await receive(served, sent + 1)
+            assert len(got) == sent
+            assert got == (block * (sent // len(block) + 1))[:sent]
+            await loop.sock_sendall(served, b"done")
+            assert await receive(agent, 4) == b"done"
+
+    run(main)
+
+
+def test_both_directions_at_once():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await lane.pair()
+            up, down = os.urandom(6 << 20), os.urandom(6 << 20)
+            *_, at_handler, at_agent = await asyncio.gather(
+                loop.sock_sendall(agent, up),
+                loop.sock_sendall(served, down),
+                receive(served, len(up)),
+                receive(agent, len(down)),
+            )
+            assert at_handler == up
+            assert at_agent == down
+
+    run(main)
+
+
+def test_closing_a_door_resets_what_is_open_and_shutting_it_does_not():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await lane.pair()
+            lane.door.shut()
+            lane.door.shut()
+            with pytest.raises(ConnectionRefusedError):
+                await lane.dial()
+            await loop.sock_sendall(agent, b"x")
+            assert await receive(served, 1) == b"x"
+            lane.door.close()
+            for sock in (agent, served):
+                with pytest.raises(ConnectionResetError):
+                    await receive(sock, 1)
+            assert lane.door.open == 0
+
+    run(main)
+
+
+def test_door_closed_during_a_dial_leaves_no_task(monkeypatch):
+    async def main():
+        started = asyncio.Event()
+
+        async def never(handler):
+            started.set()
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr("tpnet.session.forward.dial", never)
+        async with Lane() as lane:
+            await lane.dial()
+            await started.wait()
+            lane.door.close()
+            await asyncio.sleep(0.01)
+            assert len(asyncio.all_tasks()) == 1
+
+    run(main)
+
+
+def test_descriptors_run_out_and_accepting_goes_on_by_itself_without_a_busy_loop(monkeypatch):
+    async def main():
+        async with Lane() as lane:
+            real = lane.door._listener
+            tries = []
+
+            class Full:
+                def accept(self):
+                    tries.append(time.monotonic())
+                    if len(tries) <= 3:
+                        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                    return real.accept()
+
+                def __getattr__(self, name):
+                    return getattr(real, name)
+
+            lane.door._listener = Full()
+            await lane.pair()
+            assert len(tries) < 8
+            assert tries[2] - tries[0] > 0.15
+
+    run(main)
+
+
+def test_a_hundred_connections_at_once():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert soft >= 1024 or hard >= 1024
+
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+
+            async def serve():
+                for _ in range(100):
+                    served, _ = await loop.sock_accept(lane.handler)
+                    lane.open.append(served)
+                    await loop.sock_sendall(served, await receive(served, 4))
+
+            async def ask(number):
+                agent = await lane.dial()
+                await loop.sock_sendall(agent, b"%04d" % number)
+                assert await receive(agent, 5) == CONNECTED + b"%04d" % number
+
+            server = asyncio.create_task(serve())
+            await asyncio.gather(*(ask(number) for number in range(100)))
+            await server
+            assert lane.door.total == 100
+
+    run(main)

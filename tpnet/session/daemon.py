@@ -1,0 +1,224 @@
+"""The session daemon's process: one per user and computer, from the first intercept to the last.
+
+``tpnet.session.client`` starts it: ``python -m tpnet.session.daemon --run-dir D --user U [--name N]``. It
+listens on a Unix socket that is its user's alone. It must never outlive its intercepts, nor leave one
+behind that it no longer serves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import resource
+import signal
+import socket
+import stat
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+from tpnet.control.local.client import LocalControl
+from tpnet.control.local.protocol import decode_call, encode_error, encode_ok
+from tpnet.model import Intercept, InvalidInput, TpnetError
+from tpnet.model.codec import decode, encode
+from tpnet.session.paths import Paths, locked
+from tpnet.session.wishes import Wishes
+
+_MAX_CALL = 1 << 20
+_LOG_BYTES = 1 << 20
+_PREDECESSOR_SECONDS = 5.0
+_LAST_SECONDS = 12.0
+_IDLE_LOOK = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """The socket's calls, and the process's life."""
+
+    def __init__(self, paths: Paths, wishes: Wishes) -> None:
+        self._paths = paths
+        self._wishes = wishes
+        self._quit = asyncio.Event()
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def run(self, starter: Starter) -> None:
+        """Serve until nothing is left to serve. Raises ``TpnetError`` when the session cannot be opened."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._quit.set)
+        await self._wishes.open()
+        try:
+            self._paths.socket.unlink(missing_ok=True)
+            server = await asyncio.start_unix_server(self._serve, self._paths.socket, limit=_MAX_CALL)
+            try:
+                self._paths.socket.chmod(stat.S_IRUSR | stat.S_IWUSR)
+                starter.tell(encode_ok(self._info()))
+                await self._live()
+            finally:
+                # From here on a client starts another daemon, which waits for this one's lock.
+                server.close()
+                self._paths.socket.unlink(missing_ok=True)
+                for call in self._calls:
+                    call.cancel()
+                await asyncio.gather(*self._calls, return_exceptions=True)
+        finally:
+            try:
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await self._wishes.close()
+            except (TpnetError, TimeoutError) as error:
+                log.warning("the session's end could not be told to the agent: %s", error or "no answer")
+
+    async def _live(self) -> None:
+        keeper = asyncio.create_task(self._wishes.run())
+        try:
+            while not self._quit.is_set() and not keeper.done():
+                if self._wishes.idle and not self._calls:
+                    log.info("no intercept is left")
+                    return
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._quit.wait(), _IDLE_LOOK)
+        finally:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a connection is served by a task"
+        self._calls.add(task)
+        try:
+            if _peer_uid(writer) not in {0, os.geteuid()}:
+                return
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                while line := await _line(reader):
+                    writer.write(await self._answer(line, reader))
+                    await writer.drain()
+        finally:
+            self._calls.discard(task)
+            writer.close()
+
+    async def _answer(self, line: bytes, reader: asyncio.StreamReader) -> bytes:
+        try:
+            name, args = decode_call(line)
+            call = {
+                "info": self._call_info,
+                "add": self._call_add,
+                "remove": self._call_remove,
+                "quit": self._call_quit,
+            }
+            if name not in call:
+                raise InvalidInput(f"The session daemon has no call {name!r}.")
+            return encode_ok(await call[name](args, reader))
+        except TpnetError as error:
+            return encode_error(error)
+
+    async def _call_info(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
+        del args, reader
+        return self._info()
+
+    async def _call_add(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
+        draft = decode(Intercept, args.get("intercept"))
+        status = await self._wishes.add(draft)
+        if reader.at_eof():
+            log.info("whoever asked for %s has gone; removing it", draft.name)
+            with contextlib.suppress(TpnetError):
+                await self._wishes.remove(draft.name)
+        return encode(status)
+
+    async def _call_remove(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
+        del reader
+        return await self._wishes.remove(str(args.get("name")))
+
+    async def _call_quit(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
+        del args, reader
+        asyncio.get_running_loop().call_later(0.01, self._quit.set)
+        return {}
+
+    def _info(self) -> dict[str, Any]:
+        return {**self._wishes.info(), "pid": os.getpid(), "log": str(self._paths.log)}
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readline()
+    except ValueError as error:  # longer than the reader's limit
+        raise ConnectionError("a call without end") from error
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    """The user id of whoever is at the other end of a Unix socket (unix(7), SO_PEERCRED)."""
+    sock = writer.get_extra_info("socket")
+    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[1])
+
+
+class Starter:
+    """Whoever started this, and waits at the other end of a pipe; ``None``: nobody does."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        if fd is not None:
+            os.set_inheritable(fd, False)
+
+    def tell(self, line: bytes) -> None:
+        """Say that it is ready, or why it will not be; once. They may have gone."""
+        if self._fd is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._fd, line)
+            os.close(self._fd)
+            self._fd = None
+
+
+def _trim_log() -> None:
+    """Begin the log anew when it has grown large: one daemon after the other appends to it."""
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(os.fstat(2).st_mode) and os.fstat(2).st_size > _LOG_BYTES:
+            os.ftruncate(2, 0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a daemon to its end. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="tpnet.session.daemon")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--user", required=True)
+    parser.add_argument("--name")
+    parser.add_argument("--ready-fd", type=int)
+    args = parser.parse_args(argv)
+    _trim_log()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
+    )
+    # Every relay takes two descriptors.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+    os.umask(0o077)
+    starter = Starter(args.ready_fd)
+    try:
+        paths = Paths.of(args.run_dir, args.user)
+        with (
+            locked(paths.lock, _PREDECESSOR_SECONDS, f"A session daemon of {args.user} runs already."),
+            LocalControl(args.run_dir) as control,
+        ):
+            name = args.name or f"{args.user}@{socket.gethostname()}"
+            asyncio.run(_main(paths, control, name, args.user, starter))
+    except TpnetError as error:
+        log.error("%s %s", error, error.hint)  # noqa: TRY400 - it is a sentence, the trace would say less
+        starter.tell(encode_error(error))
+        return error.exit_code
+    log.info("ended")
+    return 0
+
+
+async def _main(paths: Paths, control: LocalControl, name: str, user: str, starter: Starter) -> None:
+    log.info("session %s: %s", name, json.dumps({"pid": os.getpid()}))
+    await Daemon(paths, Wishes(control, name, user)).run(starter)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,290 @@
+"""One intercept's door in the tunnel, and the connections that go through it to the handler.
+
+The session daemon calls this. A door lets only the agent in. It must never send a byte of a request before
+the handler is connected, never keep more of a stream than one read, and never turn a reset into a clean
+end.
+
+What goes over an accepted connection: from the daemon first one status byte, ``CONNECTED`` (the handler is
+connected, its stream follows) or ``REFUSED`` (it is not, and nothing was delivered to it; the end follows);
+then both streams as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import socket
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ipaddress import IPv6Address
+
+    from tpnet.session.handlers import Handler
+
+CONNECTED, REFUSED = b"\x00", b"\x01"
+READ_SIZE = 256 * 1024
+"""Bytes of one read; also the most that is kept of a direction whose receiver is slow."""
+
+_DIAL_SECONDS = 3.0
+_BACKLOG = 512
+_ACCEPTS_AT_ONCE = 32
+_FULL_PAUSE = 0.1
+_LAST_READS = 16
+_OUT_OF_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger on, for no time: close(2) sends RST (socket(7))
+_TUNNEL_OPTIONS = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    # An agent that vanished says nothing. Half a minute is more than a laptop needs to change its network.
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+)
+
+_buffer = bytearray(READ_SIZE)
+_view = memoryview(_buffer)
+"""Every read goes here and is sent on before the next: the event loop has one thread."""
+
+log = logging.getLogger(__name__)
+
+
+class Forward:
+    """A listening socket in the tunnel's namespace, and its relays.
+
+    ``open``, ``total`` and ``refused`` count connections.     ``listener`` is bound to the session's tunnel
+    address and is owned from now on. ``agent`` is the one address that may connect. ``on_refused`` is
+    called whenever the handler could not be dialled.
+    """
+
+    def __init__(
+        self, listener: socket.socket, agent: IPv6Address, handler: Handler, on_refused: Callable[[], None]
+    ) -> None:
+        self.handler = handler
+        self.port = int(listener.getsockname()[1])
+        self.total = 0
+        self.refused = 0
+        self._agent = str(agent)
+        self._on_refused = on_refused
+        self._loop = asyncio.get_running_loop()
+        self._relays: set[Relay] = set()
+        self._resume: asyncio.TimerHandle | None = None
+        self._listener = listener
+        listener.setblocking(False)
+        listener.listen(_BACKLOG)
+        self._loop.add_reader(listener, self._accept)
+
+    @property
+    def open(self) -> int:
+        """Connections at this moment."""
+        return len(self._relays)
+
+    def shut(self) -> None:
+        """Accept no more; what is open goes on. May be called twice."""
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._listener.fileno() >= 0:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+
+    def close(self) -> None:
+        """Accept no more, and reset what is open."""
+        self.shut()
+        self.reset()
+
+    def reset(self) -> None:
+        """Reset every open connection; new ones are taken."""
+        for relay in list(self._relays):
+            relay.reset()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE):
+            try:
+                tunnel, peer = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_ROOM:
+                    # The connection waits in the backlog; asking again at once would be a busy loop.
+                    self._loop.remove_reader(self._listener)
+                    self._resume = self._loop.call_later(_FULL_PAUSE, self._listen_again)
+                    return
+                continue  # that one connection ended before it was taken (accept(2))
+            tunnel.setblocking(False)
+            if peer[0] != self._agent:
+                tunnel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                tunnel.close()
+                continue
+            self.total += 1
+            relay = Relay(self._loop, tunnel, self._relays.discard)
+            self._relays.add(relay)
+            relay.task = self._loop.create_task(self._serve(relay))
+
+    def _listen_again(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+
+    async def _serve(self, relay: Relay) -> None:
+        try:
+            relay.start(await dial(self.handler))
+        except OSError as error:
+            log.info("handler %s cannot be reached: %s", self.handler, error.strerror or error)
+            self.refused += 1
+            relay.refuse()
+            self._on_refused()
+
+
+async def dial(handler: Handler) -> socket.socket:
+    """A connection to the handler, in this computer's own network. Raises ``OSError``."""
+    loop = asyncio.get_running_loop()
+    failure: OSError = OSError(errno.EHOSTUNREACH, "its name is unknown")
+    for address in await handler.addresses():
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            async with asyncio.timeout(_DIAL_SECONDS):
+                await loop.sock_connect(sock, (str(address), handler.port))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except TimeoutError:
+            sock.close()
+            failure = OSError(errno.ETIMEDOUT, "no answer")
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
+class Relay:
+    """A tunnel connection and the handler's, joined: half-closes, resets and back-pressure go through."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tunnel: socket.socket, on_done: Callable[[Relay], None]
+    ) -> None:
+        self._loop = loop
+        self._tunnel = tunnel
+        self._handler: socket.socket | None = None
+        self._on_done = on_done
+        self._flows: list[_Flow] = []
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self, handler: socket.socket) -> None:
+        """Say so, and begin to relay. A tunnel connection that was reset meanwhile resets the handler's."""
+        self._handler = handler
+        self._flows = [_Flow(self, self._tunnel, handler), _Flow(self, handler, self._tunnel)]
+        try:
+            for level, option, value in _TUNNEL_OPTIONS:
+                self._tunnel.setsockopt(level, option, value)
+            self._tunnel.send(CONNECTED)
+        except OSError:
+            self.reset()
+            return
+        for flow in self._flows:
+            flow.start()
+
+    def refuse(self) -> None:
+        """Say that the handler is not there, and end."""
+        with contextlib.suppress(OSError):
+            self._tunnel.send(REFUSED)
+            self._tunnel.shutdown(socket.SHUT_WR)
+            # What the agent has sent already must be taken: close(2) with unread bytes would be a reset,
+            # which could overtake the status byte.
+            for _ in range(_LAST_READS):
+                if not self._tunnel.recv_into(_buffer):
+                    break
+        self._finish()
+
+    def reset(self) -> None:
+        """End both sides with RST."""
+        for sock in (self._tunnel, self._handler):
+            if sock is not None and sock.fileno() >= 0:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._finish()
+
+    def flow_ended(self) -> None:
+        """One direction has passed on its end; after the second both sockets are closed."""
+        if all(flow.ended for flow in self._flows):
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.task is not None and not self.task.done() and self.task is not asyncio.current_task():
+            self.task.cancel()
+        for sock in (self._tunnel, self._handler):
+            if sock is not None and sock.fileno() >= 0:
+                self._loop.remove_reader(sock)
+                self._loop.remove_writer(sock)
+                sock.close()
+        self._on_done(self)
+
+
+class _Flow:
+    """One direction. It either waits to read or, with bytes left over, to write; never both."""
+
+    __slots__ = ("_dst", "_left", "_loop", "_relay", "_src", "ended")
+
+    def __init__(self, relay: Relay, src: socket.socket, dst: socket.socket) -> None:
+        self._relay = relay
+        self._loop = asyncio.get_running_loop()
+        self._src = src
+        self._dst = dst
+        self._left: memoryview | None = None
+        self.ended = False
+
+    def start(self) -> None:
+        self._loop.add_reader(self._src, self._readable)
+
+    def _readable(self) -> None:
+        try:
+            size = self._src.recv_into(_buffer)
+            if not size:
+                self._loop.remove_reader(self._src)
+                self._end()
+                return
+            sent = self._send(_view[:size])
+        except BlockingIOError:
+            return
+        except OSError:
+            self._relay.reset()
+            return
+        if sent < size:
+            self._left = memoryview(bytes(_view[sent:size]))
+            self._loop.remove_reader(self._src)
+            self._loop.add_writer(self._dst, self._writable)
+
+    def _writable(self) -> None:
+        left = self._left
+        if left is None:
+            return
+        try:
+            sent = self._send(left)
+        except OSError:
+            self._relay.reset()
+            return
+        if sent < len(left):
+            self._left = left[sent:]
+            return
+        self._left = None
+        self._loop.remove_writer(self._dst)
+        self._loop.add_reader(self._src, self._readable)
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return self._dst.send(data)
+        except BlockingIOError:
+            return 0
+
+    def _end(self) -> None:
+        self.ended = True
+        try:
+            self._dst.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._relay.reset()
+            return
+        self._relay.flow_ended()

@@ -1,0 +1,273 @@
+"""The intercepts that a session stands for: what the user wants, kept true at the agent.
+
+The session daemon calls this. Level-triggered: whatever the agent forgot is told it again, whatever
+somebody removed there is let go of here. It must never leave a door open that no intercept of ours stands
+behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tpnet.model import Conflict, Intercept, InterceptStatus, InvalidInput, NotThere, TpnetError
+from tpnet.session.forward import Forward
+from tpnet.session.handlers import Handler, HandlerWatch, parse_handler
+from tpnet.session.presence import Presence
+
+if TYPE_CHECKING:
+    from tpnet.control.base import Control
+
+FIRST_PORT, LAST_PORT = 20000, 29999
+"""TCP ports at the tunnel address, taken in turn: one just given up is not soon another handler's."""
+_LATE_COMERS = 0.2
+"""Seconds that the door of a removed intercept stays open, for requests that were decided just before."""
+_GRACE = 10.0
+"""Seconds that connections of a removed intercept may last."""
+_FIRST_WISH_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Wish:
+    """An intercept, its door, and whether the agent has it. ``problem`` says why not."""
+
+    intercept: Intercept
+    handler: Handler
+    door: Forward
+    standing: bool = False
+    problem: str = ""
+
+
+class Wishes:
+    """All of one session's intercepts, and the session itself."""
+
+    def __init__(self, control: Control, name: str, user: str) -> None:
+        self._control = control
+        self._watch = HandlerWatch(self._handler_changed)
+        self._presence = Presence(
+            control,
+            name,
+            user,
+            handlers=self._handlers,
+            restored=self._restore,
+            renewed=self._compare,
+        )
+        self._wishes: dict[str, _Wish] = {}
+        self._closing: dict[Forward, float] = {}
+        self._lock = asyncio.Lock()
+        self._next_port = FIRST_PORT
+        self._started = time.time()
+        self._patience = time.monotonic() + _FIRST_WISH_SECONDS
+
+    async def open(self) -> None:
+        """Open the session. Raises ``TpnetError``."""
+        try:
+            await self._presence.open()
+        except BaseException:
+            self._watch.close()
+            raise
+        self._patience = time.monotonic() + _FIRST_WISH_SECONDS
+
+    async def run(self) -> None:
+        """Keep everything standing until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._presence.run())
+            group.create_task(self._watch.run())
+            group.create_task(self._drain())
+
+    async def close(self) -> None:
+        """End the session, its intercepts with it. Raises ``TpnetError`` when the agent cannot be told."""
+        try:
+            await self._presence.end()
+        finally:
+            for door in [*self._closing, *(wish.door for wish in self._wishes.values())]:
+                door.close()
+            self._watch.close()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody wants anything any more, and nothing is on its way."""
+        busy = self._wishes or self._closing or self._lock.locked()
+        return not busy and time.monotonic() > self._patience
+
+    async def add(self, draft: Intercept) -> InterceptStatus:
+        """Open a door and create the intercept. Raises ``TpnetError``, leaving nothing."""
+        handler = parse_handler(draft.handler)
+        if draft.user != self._presence.user:
+            raise InvalidInput(f"This is the session of {self._presence.user}, not of {draft.user}.")
+        async with self._lock:
+            if draft.name in self._wishes:
+                raise Conflict(
+                    f"You have an intercept {draft.name} already.",
+                    f"Leave it first (tpnet leave {draft.name}), or give this one another --name.",
+                )
+            port = self._free_port()
+            door = self._door(handler, port)
+            intercept = dataclasses.replace(
+                draft, session=self._presence.name, handler=str(handler), tunnel_port=port
+            )
+            wish = _Wish(intercept, handler, door)
+            try:
+                up = await self._watch.add(draft.name, handler)
+                status = await self._create(wish)
+            except BaseException:
+                self._watch.remove(draft.name)
+                door.close()
+                raise
+            self._wishes[draft.name] = wish
+        log.info("intercept %s of %s stands, for %s", draft.name, draft.target, handler)
+        with contextlib.suppress(TpnetError):  # the keeper of the lease finds out by itself
+            await self._presence.renew()
+        return dataclasses.replace(status, handler_up=up, session_up=self._presence.up)
+
+    async def remove(self, name: str) -> dict[str, Any]:
+        """Remove an intercept; its connections may yet end. Raises ``NotThere`` and what the agent raises."""
+        async with self._lock:
+            wish = self._wishes.get(name)
+            if wish is None:
+                raise NotThere(f"This session has no intercept {name}.")
+            answer: dict[str, Any] = {"draining": 0}
+            try:
+                answer = await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
+            except NotThere:
+                log.info("the agent has no intercept %s any more", name)
+            self._forget(wish)
+        return {**answer, "last": not self._wishes}
+
+    def info(self) -> dict[str, Any]:
+        """What ``SessionClient.info`` returns, but for the process's own."""
+        presence = self._presence
+        facts: dict[str, Any] = {
+            "session": presence.name,
+            "user": presence.user,
+            "started": self._started,
+            "up": presence.up,
+            "rtt_ms": round(presence.rtt_ms, 2),
+            "endpoint": ":".join(map(str, presence.endpoint or ())),
+            "address": "",
+            "agent_address": "",
+            "wireguard": "",
+        }
+        with contextlib.suppress(TpnetError):
+            end = presence.tunnel
+            facts["address"], facts["wireguard"] = str(end.address), end.reason
+            facts["agent_address"] = str(presence.agent_address)
+        facts["intercepts"] = [
+            {
+                "name": name,
+                "handler": str(wish.handler),
+                "handler_up": self._watch.up(name),
+                "tunnel_port": wish.intercept.tunnel_port,
+                "open": wish.door.open,
+                "total": wish.door.total,
+                "refused": wish.door.refused,
+                "problem": wish.problem,
+            }
+            for name, wish in sorted(self._wishes.items())
+        ]
+        return facts
+
+    def _free_port(self) -> int:
+        taken = {door.port for door in self._closing}
+        taken |= {wish.intercept.tunnel_port for wish in self._wishes.values()}
+        while True:
+            port = self._next_port
+            self._next_port = port + 1 if port < LAST_PORT else FIRST_PORT
+            if port not in taken:
+                return port
+
+    def _door(self, handler: Handler, port: int) -> Forward:
+        """A door at the tunnel address. Raises ``TpnetError``."""
+        end = self._presence.tunnel
+        listener = end.socket()
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((str(end.address), port))
+            return Forward(listener, self._presence.agent_address, handler, self._watch.look_now)
+        except OSError as error:
+            listener.close()
+            raise TpnetError(f"Port {port} of the tunnel cannot be opened: {error.strerror}.") from error
+        except BaseException:
+            listener.close()
+            raise
+
+    def _handlers(self) -> dict[str, bool]:
+        return {name: self._watch.up(name) for name, wish in self._wishes.items() if wish.standing}
+
+    def _handler_changed(self, name: str, up: bool) -> None:
+        del name, up
+        self._presence.wake()
+
+    async def _create(self, wish: _Wish) -> InterceptStatus:
+        status = await asyncio.to_thread(self._control.create_intercept, wish.intercept)
+        wish.standing, wish.problem = True, ""
+        return status
+
+    def _forget(self, wish: _Wish) -> None:
+        """Let go of a wish; its door stays open a while for what was decided before."""
+        del self._wishes[wish.intercept.name]
+        self._watch.remove(wish.intercept.name)
+        self._closing[wish.door] = time.monotonic()
+        self._patience = 0.0
+
+    async def _restore(self) -> None:
+        """The agent has a new session of ours: open every door anew, and create every intercept."""
+        async with self._lock:
+            there = await self._there()
+            for name, wish in self._wishes.items():
+                wish.standing = name in there
+                wish.door.close()
+                wish.door = self._door(wish.handler, wish.intercept.tunnel_port)
+            await self._create_missing()
+        await self._presence.renew()
+
+    async def _create_missing(self) -> None:
+        for wish in self._wishes.values():
+            if wish.standing:
+                continue
+            try:
+                await self._create(wish)
+                log.info("intercept %s stands again", wish.intercept.name)
+            except TpnetError as error:
+                if wish.problem != error.message:
+                    log.warning("intercept %s: %s", wish.intercept.name, error)
+                wish.problem = error.message
+
+    async def _compare(self) -> None:
+        """After a renewal: create what is missing, and let go of what somebody removed at the agent."""
+        if self._lock.locked() or not self._wishes:
+            return
+        async with self._lock:
+            await self._create_missing()
+            there = await self._there()
+            for name, wish in list(self._wishes.items()):
+                if wish.standing and name not in there:
+                    log.warning("intercept %s was removed at the agent", name)
+                    self._forget(wish)
+
+    async def _there(self) -> set[str]:
+        """The names of this session's intercepts that the agent has."""
+        status = await asyncio.to_thread(self._control.status)
+        return {
+            item.intercept.name for item in status.intercepts if item.intercept.session == self._presence.name
+        }
+
+    async def _drain(self) -> None:
+        """Close doors of removed intercepts when their connections have ended, or have had ten seconds."""
+        while True:
+            await asyncio.sleep(0.1)
+            now = time.monotonic()
+            for door, since in list(self._closing.items()):
+                if now - since > _LATE_COMERS:
+                    door.shut()
+                    if not door.open or now - since > _GRACE:
+                        door.close()
+                        del self._closing[door]
