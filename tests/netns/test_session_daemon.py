@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from session_lab import Computer, kill, run_daemon, wait_until
-from tunnel_lab import gone, receive
+from tunnel_lab import change_address, gone, receive
 
 from tpnet.model import Conflict, InvalidInput, NotThere
 from tpnet.session.client import SessionClient
@@ -253,6 +253,23 @@ def test_f10_dropped_session_registers_again(computer):
     computer.agent.in_loop(computer.agent.forget, name)
     assert wait_until(lambda: "shop" in computer.agent.intercepts, 5)
     exchange(computer.agent, handler)
+
+
+def test_f11_laptop_changes_its_address_and_neither_stream_nor_session_notices(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft())
+    with computer.agent.dial("shop") as client, handler.accept()[0] as served:
+        assert receive(client, 1) == b"\x00"
+        device = next(name for _, name in computer.laptop.run(socket.if_nameindex) if name != "lo")
+        elsewhere = computer.laptop_ip.rpartition(".")[0] + ".77"
+        computer.laptop.run(lambda: change_address(device, computer.laptop_ip, elsewhere))
+        served.settimeout(5)
+        served.sendall(b"from elsewhere")
+        assert receive(client, 14) == b"from elsewhere"
+        client.sendall(b"found you")
+        assert receive(served, 9) == b"found you"
+    assert computer.agent.calls.count("register_session") == 1
 
 
 def test_intercept_removed_at_the_agent_is_let_go(computer):

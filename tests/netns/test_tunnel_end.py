@@ -13,9 +13,9 @@ from pyroute2 import IPRoute
 from tunnel_lab import (
     Lab,
     Pair,
+    change_address,
     connect,
     gone,
-    link_up,
     listen,
     receive,
     socket_file,
@@ -139,14 +139,7 @@ def test_f11_stream_survives_a_change_of_the_laptops_address(pair):
     ours, theirs = stream(pair.agent, pair.session)
     with ours, theirs:
         device = next(name for _, name in pair.laptop.run(socket.if_nameindex) if name != "lo")
-
-        def move():
-            with IPRoute() as route:
-                (index,) = route.link_lookup(ifname=device)
-                route.addr("del", index=index, address=pair.laptop_ip, prefixlen=24)
-            link_up(device, "10.99.1.77", 24)
-
-        pair.laptop.run(move)
+        pair.laptop.run(lambda: change_address(device, pair.laptop_ip, "10.99.1.77"))
         pair.session.set_endpoint(pair.agent.keys.public, (pair.node_ip, 21820), keepalive=25)
         theirs.sendall(b"from elsewhere")
         assert receive(ours, 14) == b"from elsewhere"

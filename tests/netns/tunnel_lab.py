@@ -80,6 +80,14 @@ def link_up(name, address=None, prefixlen=None):
         route.link("set", index=index, state="up")
 
 
+def change_address(name, old, new):
+    """Another IPv4 address, as on another network."""
+    with IPRoute() as route:
+        (index,) = route.link_lookup(ifname=name)
+        route.addr("del", index=index, address=old, prefixlen=24)
+    link_up(name, new, 24)
+
+
 def listen(end, port=20000):
     """A TCP listener at a tunnel end's address."""
     sock = end.socket()

@@ -34,7 +34,8 @@ KEEPALIVE = 25
 """Seconds; WireGuard's usual, shorter than what NATs forget."""
 _ENDPOINT_SECONDS = 1.5
 _ENDPOINT_ROUNDS = 2
-_NUDGE_EVERY = 1.0
+_NUDGE_EVERY = 0.5
+_NUDGE_AFTER = 1.0
 _ANEW_AFTER = 6.0
 
 log = logging.getLogger(__name__)
@@ -269,15 +270,16 @@ class Presence:
         turn = 0
         while True:
             await asyncio.sleep(_NUDGE_EVERY)
-            end, grant, endpoint = self._end, self._grant, self.endpoint
-            if end is None or grant is None or endpoint is None:
+            end, grant, endpoint, pulse = self._end, self._grant, self.endpoint, self._pulse
+            if end is None or grant is None or endpoint is None or pulse is None:
                 continue
             try:
                 if not end.alive():
                     self._wake.set()
-                elif not self._down_since:
+                elif pulse.silent_for < _NUDGE_AFTER:
                     continue
-                elif time.monotonic() - self._down_since < _ANEW_AFTER:
+                elif not self._down_since or time.monotonic() - self._down_since < _ANEW_AFTER:
+                    # Before the agent gives us up, which takes two seconds of silence.
                     end.set_endpoint(grant.agent_public_key, endpoint, keepalive=KEEPALIVE)
                 else:
                     self._down_since = time.monotonic()

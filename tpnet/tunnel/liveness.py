@@ -205,6 +205,7 @@ class HeartbeatSender:
         self._pulse = Pulse()
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._started = time.monotonic()
         self._next = 0.0
 
     @property
@@ -216,6 +217,11 @@ class HeartbeatSender:
     def rtt_ms(self) -> float:
         """The last round trip in milliseconds, 0 while unknown."""
         return self._pulse.rtt_ms
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the last answer, or since ``start``."""
+        return time.monotonic() - max(self._pulse.seen, self._started)
 
     async def start(self) -> None:
         """Begin to send, in the running event loop. The socket is owned from now on."""
