@@ -59,9 +59,8 @@ class Answers(Requests):
                 answer = read_answer(data, at, exchange.kind)
                 if isinstance(answer, HeadScan):
                     self._answer_scan = answer
-                    break_at = at
-                    if sent < break_at:
-                        out.append((SEND_CLIENT, data[sent:break_at]))
+                    if sent < at:
+                        out.append((SEND_CLIENT, data[sent:at]))
                     return
                 if self.holding and exchange is self._request:
                     answer = Bad("P", "it came before the request")
@@ -209,7 +208,7 @@ class Answers(Requests):
         self._queue.clear()
         self._kept = 0
         self._side = APP
-        self.holding = False
+        self._broken_off = self.holding = False
         for exchange in requests:
             route = exchange.route
             kept = exchange.kept

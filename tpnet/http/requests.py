@@ -202,17 +202,16 @@ class Requests(State):
     def _resume(self, out: list[Command]) -> None:
         if self._client != WAITING:
             return
-        if self._waits_for == CONFIRMATION:
-            # Answers make room as well.
-            if self._kept >= KEEP and self._side is not APP and self._side not in self._confirmed:
+        # A confirmation has come whenever this is called, or an answer, or the app is the side now.
+        if self._waits_for != CONFIRMATION:
+            room = 0 if self._waits_for == TURN else PIPELINE // 2
+            if len(self._queue) > room:
                 return
-        elif len(self._queue) > (0 if self._waits_for == TURN else PIPELINE // 2):
-            return
         data, self._held = self._held, b""
         self._client = IN_BODY if self._body else AT_HEAD
         self.reading_client = True
         self._consume(data, out)
-        if self._client_eof and self._client not in {WAITING, PIPED} and self._client < PIPED:
+        if self._client_eof and self._client < PIPED and self._client != WAITING:
             self._client_ended(out)
 
     def _confirm(self, side: Side, out: list[Command]) -> None:

@@ -121,7 +121,6 @@ class State:
 
     def _resume(self, out: list[Command]) -> None:
         """Take up the bytes that waited, if what they waited for has come. The client's half does it."""
-        raise NotImplementedError
 
     def _outstanding(self) -> bool:
         return bool(self._queue) or self._body != 0

@@ -52,7 +52,7 @@ class Wire:
         self.received = {APP: bytearray(), DEV: bytearray()}
         self.client = bytearray()
         self.log = []
-        self._owed = {side: 0 for side in self.scripts}
+        self._owed = dict.fromkeys(self.scripts, 0)
         self._unread = deque()
         self._answers = deque()
 
@@ -141,6 +141,26 @@ def all_cuts(data, *, longest=1200):
 
 
 __all__ = [
-    "APP", "CLOSE_CLIENT", "DEV", "HOST", "NEXT", "PIN", "RESET", "RESET_CLIENT", "SEND", "SEND_CLIENT", "SHUT",
-    "SHUT_CLIENT", "TO_DEV", "Conversation", "Route", "Wire", "all_cuts", "answer", "byte_by_byte", "chunked", "post", "request",
-]  # fmt: skip
+    "APP",
+    "CLOSE_CLIENT",
+    "DEV",
+    "HOST",
+    "NEXT",
+    "PIN",
+    "RESET",
+    "RESET_CLIENT",
+    "SEND",
+    "SEND_CLIENT",
+    "SHUT",
+    "SHUT_CLIENT",
+    "TO_DEV",
+    "Conversation",
+    "Route",
+    "Wire",
+    "all_cuts",
+    "answer",
+    "byte_by_byte",
+    "chunked",
+    "post",
+    "request",
+]

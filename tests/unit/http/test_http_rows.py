@@ -75,7 +75,22 @@ ROWS = [
     *(
         Row(f"S05-{at}", "R", length(value))
         for at, value in enumerate(
-            [b"+5", b"-1", b"1_0", b"0x5", b"5.0", b"5e0", b"5 5", b"5;", b'"5"', b"\xb2", b"five", b"-0", b"+0", b"5\x0b"]
+            [
+                b"+5",
+                b"-1",
+                b"1_0",
+                b"0x5",
+                b"5.0",
+                b"5e0",
+                b"5 5",
+                b"5;",
+                b'"5"',
+                b"\xb2",
+                b"five",
+                b"-0",
+                b"+0",
+                b"5\x0b",
+            ]
         )
     ),
     Row("S05-get", "R", get(b"Content-Length: -5")),
@@ -120,20 +135,48 @@ ROWS = [
         Row(f"S14-odd-{at}", "R", coding(value))
         for at, value in enumerate(
             [
-                b"", b"chunked;q=1", b"chunked; foo", b'"chunked"', b"'chunked'", b"\x0bchunked", b"\x0cchunked", b"chunked\x0b",
-                b",chunked", b"chunked,", b", chunked", b"gzip,,chunked", b"chunked\xa0", b"\x85chunked", b"chunked \x01",
-                b"chun\x7fked", b"chunk", b"chunkedd", b"chunked chunked", b"[chunked]", b"ch\x00unked", b"\x00chunked", b"gzip;q=1, chunked",
+                b"",
+                b"chunked;q=1",
+                b"chunked; foo",
+                b'"chunked"',
+                b"'chunked'",
+                b"\x0bchunked",
+                b"\x0cchunked",
+                b"chunked\x0b",
+                b",chunked",
+                b"chunked,",
+                b", chunked",
+                b"gzip,,chunked",
+                b"chunked\xa0",
+                b"\x85chunked",
+                b"chunked \x01",
+                b"chun\x7fked",
+                b"chunk",
+                b"chunkedd",
+                b"chunked chunked",
+                b"[chunked]",
+                b"ch\x00unked",
+                b"\x00chunked",
+                b"gzip;q=1, chunked",
             ]
         )
-    ),  # fmt: skip
+    ),
     Row("S14-white", "F", coding(b" \t chunked \t ")),
     Row("S14-tight", "F", post(b"Transfer-Encoding:chunked", body=HELLO)),
-    Row("S14-other-names", "F", get(b"X-Transfer-Encoding: chunked", b"Transfer_Encoding: chunked", b"X-Content-Length: 9")),
+    Row(
+        "S14-other-names",
+        "F",
+        get(b"X-Transfer-Encoding: chunked", b"Transfer_Encoding: chunked", b"X-Content-Length: 9"),
+    ),
     Row("S14-te", "F", get(b"TE: trailers, chunked")),
     Row("S14-folded", "R", post(b"Transfer-Encoding:\r\n chunked", body=HELLO)),
     Row("S14-folded-more", "R", post(b"Transfer-Encoding: chunked,\r\n\tgzip", body=HELLO)),
     Row("S15", "R", request(b"POST /x HTTP/1.0", b"Transfer-Encoding: chunked", body=HELLO)),
-    Row("S15-keep", "R", request(b"POST /x HTTP/1.0", b"Connection: keep-alive", b"Transfer-Encoding: chunked", body=HELLO)),
+    Row(
+        "S15-keep",
+        "R",
+        request(b"POST /x HTTP/1.0", b"Connection: keep-alive", b"Transfer-Encoding: chunked", body=HELLO),
+    ),
     # Chunks.
     Row("S16", "F", chunked(b'5;a=b;c="d e"\r\nhello\r\n0\r\n\r\n')),
     Row("S16-last", "F", chunked(b"5\r\nhello\r\n0;end=1\r\n\r\n")),
@@ -145,11 +188,34 @@ ROWS = [
         broken(f"S17-{at}", size + b"\r\nhello\r\n0\r\n\r\n")
         for at, size in enumerate(
             [
-                b"0x5", b"+5", b"0_5", b" 5", b"\t5", b"-5", b"5 ", b"5\t", b"5h", b"", b";a", b"g", b"\x0b5", b"5\x0b", b"5 5", b"5,5", b"5\x00",
-                b"5;a\rb", b"5;a\x00", b"5\r", b"5;\x01", b"5;a\x7f", b'"5"', b"5\xa0", b"\xb2",
+                b"0x5",
+                b"+5",
+                b"0_5",
+                b" 5",
+                b"\t5",
+                b"-5",
+                b"5 ",
+                b"5\t",
+                b"5h",
+                b"",
+                b";a",
+                b"g",
+                b"\x0b5",
+                b"5\x0b",
+                b"5 5",
+                b"5,5",
+                b"5\x00",
+                b"5;a\rb",
+                b"5;a\x00",
+                b"5\r",
+                b"5;\x01",
+                b"5;a\x7f",
+                b'"5"',
+                b"5\xa0",
+                b"\xb2",
             ]
         )
-    ),  # fmt: skip
+    ),
     broken("S18", b"5\nhello\r\n0\r\n\r\n"),
     broken("S18-ext", b"5;a\nhello\r\n0\r\n\r\n"),
     broken("S18-after-data", b"5\r\nhello\n0\r\n\r\n", b"5\r\nhello"),
@@ -181,7 +247,11 @@ ROWS = [
     broken("S21-nul", b"0\r\nX: \x00\r\n\r\n", b"0\r\n"),
     broken("S21-no-name", b"0\r\n: 1\r\n\r\n", b"0\r\n"),
     broken("S21-no-end", b"5\r\nhello\r\n0\r\n", b"5\r\nhello\r\n0\r\n"),  # what follows is no trailer
-    broken("S21-too-long", b"0\r\n" + b"X: %s\r\n" % (b"a" * 900) * 80 + b"\r\n", b"0\r\n" + b"X: %s\r\n" % (b"a" * 900) * 70),
+    broken(
+        "S21-too-long",
+        b"0\r\n" + b"X: %s\r\n" % (b"a" * 900) * 80 + b"\r\n",
+        b"0\r\n" + b"X: %s\r\n" % (b"a" * 900) * 70,
+    ),
     # Lines.
     Row("S22", "P", b"GET / HTTP/1.1\nHost: a.test\n\n"),
     Row("S22-body", "P", b"POST / HTTP/1.1\nHost: a.test\nContent-Length: 5\n\nhello"),
@@ -191,7 +261,11 @@ ROWS = [
     Row("S22-no-fields", "P", b"GET / HTTP/1.1\r\n\n"),
     Row("S22-blank", "P", b"\nGET / HTTP/1.1\r\nHost: a.test\r\n\r\n"),
     Row("S22-length", "P", b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\n\r\nhello"),
-    Row("S22-two-framings", "R", b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    Row(
+        "S22-two-framings",
+        "R",
+        b"POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    ),
     Row("S22-fold", "P", b"GET / HTTP/1.1\r\nHost: a.test\r\nX: a\n b\r\n\r\n"),
     Row("S23", "R", get(b"X: a\rY: b")),
     Row("S23-end", "R", get(b"X: a\r")),
@@ -217,7 +291,11 @@ ROWS = [
     Row("S26-conflict", "R", post(b"X: a\r\n b", b"Content-Length: 5", b"Content-Length: 6", body=b"hello")),
     Row("S27", "R", request(b"GET / HTTP/1.1", host=b" Host: a.test\r\n")),
     Row("S27-tab", "R", request(b"GET / HTTP/1.1", host=b"\tHost: a.test\r\n")),
-    Row("S27-framing", "R", request(b"POST / HTTP/1.1", host=b" Content-Length: 5\r\nHost: a.test\r\n", body=b"hello")),
+    Row(
+        "S27-framing",
+        "R",
+        request(b"POST / HTTP/1.1", host=b" Content-Length: 5\r\nHost: a.test\r\n", body=b"hello"),
+    ),
     Row("S28", "R", get(b"X")),
     Row("S28-length", "R", get(b"Content-Length 5")),
     Row("S28-no-name", "R", get(b": a")),
@@ -245,19 +323,48 @@ ROWS = [
         Row(f"S35-{at}", "P", request(line))
         for at, line in enumerate(
             [
-                b"G(T / HTTP/1.1", b"GET /a b HTTP/1.1", b"GET / HTTP/1.1x", b"GET  / HTTP/1.1", b"GET / HTTP/1.1 ", b"GET\t/ HTTP/1.1",
-                b"GET / http/1.1", b"GET / HTTP/2.0", b"GET / HTTP/1.2", b"GET / HTTP/1.10", b"GET / HTTP/0.9", b"GET / HTTP/01.1", b"GET /",
-                b"GET", b" GET / HTTP/1.1", b"GET / HTTP/1,1", b"GET x HTTP/1.1", b"GET * HTTP/1.1", b"GET /\x00 HTTP/1.1", b"GET /\x7f HTTP/1.1",
-                b"GET /\x0b HTTP/1.1", b"GET ?q HTTP/1.1", b"CONNECT /x HTTP/1.1", b"GET / HTTP/1.1\r", b"G\x80T / HTTP/1.1", b"GET / HTTPS/1.1",
-                b"GET /a\rb HTTP/1.1", b"GET http:/x HTTP/1.1", b"\x00GET / HTTP/1.1", b"GET / " + b"x" * 600,
+                b"G(T / HTTP/1.1",
+                b"GET /a b HTTP/1.1",
+                b"GET / HTTP/1.1x",
+                b"GET  / HTTP/1.1",
+                b"GET / HTTP/1.1 ",
+                b"GET\t/ HTTP/1.1",
+                b"GET / http/1.1",
+                b"GET / HTTP/2.0",
+                b"GET / HTTP/1.2",
+                b"GET / HTTP/1.10",
+                b"GET / HTTP/0.9",
+                b"GET / HTTP/01.1",
+                b"GET /",
+                b"GET",
+                b" GET / HTTP/1.1",
+                b"GET / HTTP/1,1",
+                b"GET x HTTP/1.1",
+                b"GET * HTTP/1.1",
+                b"GET /\x00 HTTP/1.1",
+                b"GET /\x7f HTTP/1.1",
+                b"GET /\x0b HTTP/1.1",
+                b"GET ?q HTTP/1.1",
+                b"CONNECT /x HTTP/1.1",
+                b"GET / HTTP/1.1\r",
+                b"G\x80T / HTTP/1.1",
+                b"GET / HTTPS/1.1",
+                b"GET /a\rb HTTP/1.1",
+                b"GET http:/x HTTP/1.1",
+                b"\x00GET / HTTP/1.1",
+                b"GET / " + b"x" * 600,
             ]
         )
-    ),  # fmt: skip
+    ),
     Row("S35-8bit-target", "F", request(b"GET /\xc3\xbc HTTP/1.1")),
-    Row("S35-odd-target", "F", request(b"GET /a?b#c\"<>\\^`{|} HTTP/1.1")),
+    Row("S35-odd-target", "F", request(b'GET /a?b#c"<>\\^`{|} HTTP/1.1')),
     Row("S35-long-target", "F", request(b"GET /" + b"a" * 900 + b" HTTP/1.1")),
     Row("S35-conflict", "R", request(b"CONNECT a.test:443 HTTP/1.1", b"Content-Length: 5", body=b"hello")),
-    Row("S35-conflict-te", "R", request(b"CONNECT a.test:443 HTTP/1.1", b"Transfer-Encoding: chunked", body=HELLO)),
+    Row(
+        "S35-conflict-te",
+        "R",
+        request(b"CONNECT a.test:443 HTTP/1.1", b"Transfer-Encoding: chunked", body=HELLO),
+    ),
     Row("S36", "F", b"\r\n" + get()),
     Row("S36-many", "F", b"\r\n\r\n\r\n" + get()),
     Row("S36-body", "F", b"\r\n" + length(b"5")),
@@ -274,7 +381,9 @@ ROWS = [
     Row("S40-not", "F", request(b"GET / HTTP/1.0"), ends=True),
     Row("S40-bare", "F", b"GET / HTTP/1.0\r\n\r\n", ends=True),
     Row("S40-body", "F", request(b"POST / HTTP/1.0", b"Content-Length: 5", body=b"hello"), ends=True),
-    Row("S41", "F", post(b"Connection: close, Content-Length", b"Content-Length: 5", body=b"hello"), ends=True),
+    Row(
+        "S41", "F", post(b"Connection: close, Content-Length", b"Content-Length: 5", body=b"hello"), ends=True
+    ),
     Row("S41-stays", "F", post(b"Connection: Content-Length, Host", b"Content-Length: 5", body=b"hello")),
     Row("S42", "F", post(b"Expect: 100-continue", b"Content-Length: 5", body=b"hello")),
     Row("S42-chunked", "F", post(b"Expect: 100-continue", b"Transfer-Encoding: chunked", body=HELLO)),
@@ -295,7 +404,7 @@ ROWS = [
     Row("S58-just-not", "P", get(b"X: " + b"a" * (MAX_HEAD - len(get(b"X: ")) + 1))),
     Row("probe", "A", get(b"User-Agent: kube-probe/1.31")),
     Row("probe-not", "F", get(b"User-Agent: x-kube-probe/1.31")),
-]  # fmt: skip
+]
 
 FIRST = answer(b"first")
 SECOND = answer(b"second")

@@ -1,0 +1,467 @@
+"""A session's end that fails, ends, or answers what it must not: what the client and the app get then."""
+
+from __future__ import annotations
+
+import pytest
+from http_wire import (
+    APP,
+    CLOSE_CLIENT,
+    DEV,
+    HOST,
+    NEXT,
+    PIN,
+    RESET,
+    RESET_CLIENT,
+    SHUT,
+    TO_DEV,
+    Route,
+    Wire,
+    all_cuts,
+    answer,
+    byte_by_byte,
+    chunked,
+    post,
+    request,
+)
+
+from tpnet.http.exchange import KEEP
+from tpnet.http.grammar import MAX_HEAD
+
+GET = request(b"GET /dev HTTP/1.1")
+POST = post(b"Content-Length: 5", body=b"hello")
+PUT = request(b"PUT /dev HTTP/1.1", b"Content-Length: 5", body=b"hello")
+
+
+def always(_head):
+    return TO_DEV
+
+
+def by_path(head):
+    return TO_DEV if head.path.startswith(b"/dev") else None
+
+
+def failed(wire, *, delivered):
+    wire.do(wire.conversation.upstream_failed(DEV, delivered=delivered))
+    wire._pump()
+    return wire
+
+
+def assert_502(wire, before=b""):
+    assert wire.client.startswith(before + b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"\r\nConnection: close\r\n" in wire.client[len(before) :]
+    assert wire.log[-1] == (CLOSE_CLIENT,)
+    assert wire.letters[-1] == "failed"
+
+
+# What may be given to the app.
+
+
+@pytest.mark.parametrize(
+    "data", [GET, POST, PUT, chunked(b"5\r\nhello\r\n0\r\n\r\n"), request(b"SPECIAL / HTTP/1.1")]
+)
+def test_what_was_not_delivered_goes_to_the_app_once(data):  # F01, F02
+    for _, pieces in all_cuts(data):
+        wire = failed(Wire(always, {APP: [(data, answer(b"app"))]}).write(*pieces), delivered=False)
+        assert wire.app == data
+        assert wire.client == answer(b"app")
+        assert wire.letters == ["F", "fallback"]
+        assert wire.log == []
+        assert wire.conversation.idle
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"])
+def test_what_was_delivered_goes_to_the_app_if_it_may_be_sent_twice(method):  # F03
+    data = request(method + b" /dev HTTP/1.1")
+    wire = failed(Wire(always).write(data), delivered=True)
+    assert wire.app == data
+    wire.say(APP, answer(b"" if method == b"HEAD" else b"app"))
+    assert wire.conversation.idle
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PATCH", b"LOCK", b"get"])
+def test_what_was_delivered_and_must_not_be_sent_twice_is_502(method):
+    wire = failed(Wire(always).write(request(method + b" /dev HTTP/1.1") + NEXT), delivered=True)
+    assert wire.app == b""
+    assert_502(wire)
+    assert wire.events[-1][1] is TO_DEV
+
+
+def test_502_to_a_head_request_has_no_body():
+    wire = Wire(lambda _head: Route(DEV, on_failure_app=False)).write(request(b"HEAD / HTTP/1.1"))
+    failed(wire, delivered=False)
+    assert_502(wire)
+    assert wire.client.endswith(b"\r\n\r\n")
+
+
+def test_a_route_may_ask_for_errors():
+    wire = failed(Wire(lambda _head: Route(DEV, on_failure_app=False)).write(GET), delivered=False)
+    assert wire.app == b""
+    assert_502(wire)
+
+
+def test_a_body_under_way_goes_on_to_the_app():
+    start = request(b"PUT /dev HTTP/1.1", b"Content-Length: 100000", body=bytes(10_000))
+    wire = failed(Wire(always).write(start), delivered=True)
+    assert wire.app == start
+    wire.write(bytes(90_000), NEXT)
+    assert wire.app == start + bytes(90_000)
+    wire.say(APP, answer(b"x"))
+    assert wire.dev == start + NEXT
+
+
+def test_a_body_that_waits_for_its_confirmation_goes_to_the_app_whatever_its_size():  # F01
+    size = 1 << 20
+    data = post(b"Content-Length: %d" % size, body=bytes(size))
+    pieces = [data[at : at + 65_536] for at in range(0, len(data), 65_536)]
+    wire = Wire(always, {APP: [(data, answer(b"app"))]}).write(*pieces)
+    assert not wire.conversation.reading_client
+    failed(wire, delivered=False)
+    assert wire.app == data
+    assert wire.client == answer(b"app")
+    assert wire.conversation.reading_client
+
+
+def test_a_body_that_was_not_kept_is_502():
+    wire = Wire(always)
+    wire.do(wire.conversation.upstream_confirmed(DEV))
+    wire.write(request(b"PUT /dev HTTP/1.1", b"Content-Length: %d" % KEEP, body=b"x"))
+    assert_502(failed(wire, delivered=True))
+
+
+def test_a_chunked_body_is_kept_up_to_a_bound():
+    for size, kept in ((KEEP - 1000, True), (KEEP, False)):
+        wire = Wire(always)
+        wire.do(wire.conversation.upstream_confirmed(DEV))
+        data = request(b"PUT /dev HTTP/1.1", b"Transfer-Encoding: chunked")
+        for piece in (data, b"%x\r\n" % size, bytes(size), b"\r\n0\r\n\r\n"):
+            wire.write(piece)
+        failed(wire, delivered=True)
+        assert (wire.app != b"") == kept
+        assert wire.over != kept
+
+
+def test_bytes_sent_while_held_are_counted_once_released():
+    wire = Wire(always)
+    wire.do(wire.conversation.upstream_confirmed(DEV))
+    wire.write(chunked(b"20000\r\n"), bytes(KEEP + 1))
+    assert wire.conversation._kept == 0
+    assert_502(failed(wire, delivered=True))
+
+
+def test_a_request_that_was_sent_at_once_is_kept_up_to_a_bound():
+    head = request(b"PUT /dev HTTP/1.1", b"Expect: 100-continue", b"Transfer-Encoding: chunked")
+    for size, kept in ((KEEP - 1000, True), (KEEP, False)):
+        wire = Wire(always)
+        wire.do(wire.conversation.upstream_confirmed(DEV))
+        wire.write(head, b"%x\r\n" % size, bytes(size), b"\r\n0\r\n\r\n")
+        failed(wire, delivered=True)
+        assert (wire.app != b"") == kept
+
+
+def test_a_400_that_is_due_is_still_given_when_the_session_fails():
+    wire = Wire(always).write(GET + chunked(b"5\r\nhello\r\n"))
+    wire.do(wire.conversation.release_held())
+    wire.write(b"zz")
+    failed(wire, delivered=True)
+    assert wire.app == GET
+    wire.say(APP, answer(b"x"))
+    assert wire.client.startswith(answer(b"x") + b"HTTP/1.1 400 ")
+    assert wire.log == [(CLOSE_CLIENT,)]
+
+
+def test_an_upgrade_goes_to_the_app_too():
+    websocket = request(b"GET /dev HTTP/1.1", b"Connection: upgrade", b"Upgrade: websocket")
+    wire = failed(Wire(always).write(websocket + b"\x81\x00"), delivered=True)
+    wire.say(APP, b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
+    assert wire.app == websocket + b"\x81\x00"
+    assert wire.log == [(PIN, APP)]
+
+
+def test_pipelined_requests_go_to_the_app_up_to_the_first_that_must_not():
+    wire = failed(Wire(always).write(GET + PUT + POST + GET), delivered=True)
+    assert wire.app == GET + PUT
+    assert wire.client == b""
+    wire.say(APP, answer(b"1"))
+    assert wire.log == []
+    wire.say(APP, answer(b"2"))
+    assert_502(wire, answer(b"1") + answer(b"2"))
+    assert wire.letters == ["F"] * 4 + ["fallback", "fallback", "failed"]
+
+
+def test_pipelined_requests_of_which_one_was_answered():
+    wire = failed(Wire(always).write(GET + PUT).say(DEV, answer(b"1")), delivered=True)
+    assert wire.app == PUT
+    wire.say(APP, answer(b"2"))
+    assert wire.client == answer(b"1") + answer(b"2")
+
+
+def test_a_request_that_waits_behind_a_failed_one_keeps_its_place():
+    wire = failed(Wire(by_path).write(GET + NEXT), delivered=True)
+    assert wire.app == GET
+    wire.say(APP, answer(b"1"))
+    assert wire.app == GET + NEXT
+    wire.say(APP, answer(b"2"))
+    assert wire.client == answer(b"1") + answer(b"2")
+    wire = failed(Wire(by_path).write(PUT.replace(b"PUT", b"ADD") + NEXT), delivered=True)
+    assert wire.app == b""
+    assert_502(wire)
+
+
+def test_a_client_that_has_half_closed_has_so_towards_the_app_too():
+    wire = Wire(always).write(GET)
+    wire.do(wire.conversation.client_eof())
+    failed(wire, delivered=True)
+    assert wire.app == GET
+    assert wire.log == [(SHUT, DEV), (SHUT, APP)]
+    wire.say(APP, answer(b"x"))
+    assert wire.log[-1] == (CLOSE_CLIENT,)
+
+
+def test_a_held_request_goes_to_the_app_and_is_held_no_more():
+    wire = failed(Wire(always).write(GET + chunked(b"5\r\nhel")), delivered=True)
+    assert wire.app == GET
+    assert not wire.conversation.holding
+    wire.say(APP, answer(b"1"))
+    assert_502(wire, answer(b"1"))
+
+
+def test_an_app_that_has_gone_meanwhile_is_dialled_anew():
+    wire = Wire(always).write(GET)
+    wire.do(wire.conversation.upstream_eof(APP))
+    failed(wire, delivered=False)
+    assert wire.app == GET
+    wire.say(APP, answer(b"x"))
+    assert wire.client == answer(b"x")
+    assert wire.log == [(RESET, APP), (CLOSE_CLIENT,)]
+
+
+# Answers that break off.
+
+CUT_SHORT = [
+    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+    b"HTTP/1.1 200 OK\r\n\r\nx",
+]
+
+
+@pytest.mark.parametrize("told", CUT_SHORT)
+def test_an_answer_that_a_failure_cuts_short_ends_in_a_reset(told):  # F04
+    wire = failed(Wire(always).write(GET).say(DEV, told), delivered=True)
+    assert wire.client == told
+    assert wire.log == [(RESET_CLIENT,)]
+    assert wire.app == b""
+    assert wire.letters == ["F", "failed"]
+
+
+@pytest.mark.parametrize("told", CUT_SHORT[:3])
+def test_an_answer_that_its_end_cuts_short_is_visibly_short(told):
+    wire = Wire(always).write(GET).say(DEV, told)
+    wire.do(wire.conversation.upstream_eof(DEV))
+    assert wire.client == told
+    assert wire.log == [(CLOSE_CLIENT,)]
+    assert wire.letters == ["F", "failed"]
+
+
+def test_a_session_that_ends_without_an_answer_has_failed():
+    wire = Wire(always).write(GET)
+    wire.do(wire.conversation.upstream_eof(DEV))
+    assert wire.app == GET
+    assert wire.log == [(RESET, DEV)]
+    wire = Wire(always).write(POST)
+    wire.do(wire.conversation.upstream_eof(DEV))
+    assert_502(wire)
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent"])
+def test_after_any_byte_of_an_answer_nothing_is_sent_again(said):
+    for end in ("eof", "failed"):
+        wire = Wire(always).write(GET).say(DEV, said)
+        seen = bytes(wire.client)
+        if end == "eof":
+            wire.do(wire.conversation.upstream_eof(DEV))
+        else:
+            failed(wire, delivered=True)
+        assert wire.app == b""
+        assert_502(wire, seen)
+
+
+def test_a_session_that_has_answered_and_fails_under_an_upload():
+    for end in ("eof", "failed"):
+        wire = Wire(always).write(post(b"Content-Length: 9", body=b"x")).say(DEV, answer(b"x"))
+        if end == "eof":
+            wire.do(wire.conversation.upstream_eof(DEV))
+            assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+        else:
+            failed(wire, delivered=True)
+            assert wire.log == [(CLOSE_CLIENT,)]
+
+
+def test_an_answer_that_ends_with_its_connection_under_an_upload():
+    wire = Wire(always).write(post(b"Content-Length: 9", body=b"x")).say(DEV, b"HTTP/1.1 200 OK\r\n\r\nx")
+    wire.do(wire.conversation.upstream_eof(DEV))
+    assert wire.log == [(CLOSE_CLIENT,)]
+    wire = Wire().write(post(b"Content-Length: 9", body=b"x")).say(APP, b"HTTP/1.1 200 OK\r\n\r\nx")
+    wire.do(wire.conversation.upstream_eof(APP))
+    assert wire.log[-1] != (CLOSE_CLIENT,)
+    wire.write(b"12345678")
+    assert wire.log[-1] == (CLOSE_CLIENT,)
+
+
+# Answers that cannot be followed. Of the session's nothing more reaches the client; the app is believed.
+
+FIELDS = [
+    b"Content-Length: 1\r\nContent-Length: 2",
+    b"Content-Length: 1\r\nContent-Length: 1",
+    b"Content-Length: +1",
+    b"Content-Length: 1, 1",
+    b"Content-Length:",
+    b"Content-Length: 1\r\nTransfer-Encoding: chunked",
+    b"Transfer-Encoding: identity",
+    b"Transfer-Encoding: gzip",
+    b"Transfer-Encoding: chunked, chunked",
+    b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+    b"Content-Length : 1",
+    b"X: a\r\n b",
+    b" X: a",
+    b"X",
+    b"X: a\rb",
+    b"X: a\x00",
+    b"X: a\nY: b",
+    b": a",
+    b"Content-Length: 99999999999999999999",
+    b"X: " + b"a" * MAX_HEAD,
+    b"X: \x01",
+]
+MISFRAMED = [
+    *(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n\r\nx" for fields in FIELDS),
+    b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 1\r\n\r\nx",
+    b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    b"HTTP/1.1 103 Early\r\nContent-Length: 1\r\n\r\nx",
+    b"HTTP/1.1 200 OK\n\nx",
+    b"HTTP/2.0 200 OK\r\n\r\n",
+    b"HTTP/1.1 20 OK\r\n\r\n",
+    b"HTTP/1.1 2000 OK\r\n\r\n",
+    b"HTTP/1.1  200 OK\r\n\r\n",
+    b"\r\nHTTP/1.1 200 OK\r\n\r\n",
+    b"hello",
+    b"\x00\x00\x01",
+    b"http/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.1 099 OK\r\n\r\n",
+    b"HTTP/1.1 200 O\rK\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("told", MISFRAMED, ids=lambda told: repr(told[:60]))
+def test_a_misframed_head_of_a_session_is_502_however_it_is_cut(told):
+    for _, pieces in all_cuts(told, longest=300):
+        wire = Wire(always).write(GET).say(DEV, *pieces)
+        assert_502(wire)
+        assert wire.client.count(b"HTTP/1.1") == 1
+        assert wire.app == b""
+        assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+
+
+@pytest.mark.parametrize("told", MISFRAMED, ids=lambda told: repr(told[:60]))
+def test_an_answer_of_the_app_that_cannot_be_followed_is_passed_on(told):
+    for _, pieces in all_cuts(told, longest=300):
+        wire = Wire().write(GET + NEXT[:9]).say(APP, *pieces, b"more").write(NEXT[9:])
+        assert wire.client == told + b"more"
+        assert wire.app == GET + NEXT
+        assert wire.log == [(PIN, APP)]
+        assert wire.letters == ["F", "P"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"0x5\r\nhello\r\n0\r\n\r\n", b"5\nhello", b"5\r\nhelloX", b"5\r\nhello\r\n0\r\nX : 1\r\n\r\n"]
+)
+def test_a_broken_chunk_in_an_answer(body):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    for _, pieces in all_cuts(head + body):
+        session = Wire(always).write(GET).say(DEV, *pieces)
+        assert session.log == [(RESET_CLIENT,)]
+        assert (head + body).startswith(bytes(session.client))
+        app = Wire().write(GET).say(APP, *pieces)
+        assert app.client == head + body
+        assert app.log == [(PIN, APP)]
+
+
+def test_a_broken_answer_after_a_good_one_and_after_an_interim_one():
+    for before in (answer(b"1"), b"HTTP/1.1 100 Continue\r\n\r\n"):
+        wire = Wire(always).write(GET + GET).say(DEV, before + b"oops")
+        assert_502(wire, before)
+        wire = Wire().write(GET + GET).say(APP, before + b"oops")
+        assert wire.client == before + b"oops"
+        assert wire.log == [(PIN, APP)]
+
+
+def test_good_answers_then_half_a_head():
+    half = answer(b"2")[:20]
+    for side, route in ((APP, None), (DEV, TO_DEV)):
+        wire = Wire(lambda _head, route=route: route).write(GET + GET).say(side, answer(b"1") + half)
+        assert wire.client == answer(b"1")
+        wire.say(side, answer(b"2")[20:])
+        assert wire.client == answer(b"1") + answer(b"2")
+
+
+# Surplus bytes.
+
+
+@pytest.mark.parametrize("surplus", [b"x", b"\r\n", answer(b"evil"), b"HTTP/1.1 200 OK\r\n"])
+def test_surplus_bytes_of_a_session_never_reach_the_client(surplus):
+    for _, pieces in all_cuts(answer(b"x") + surplus):
+        wire = Wire(always).write(GET).say(DEV, *pieces)
+        assert wire.client == answer(b"x")
+        assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (request(b"HEAD / HTTP/1.1"), b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"),
+        (GET, b"HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\n\r\nabc"),
+        (GET, b"HTTP/1.1 204 No Content\r\n\r\nabc"),
+    ],
+)
+def test_a_body_where_none_may_be_is_surplus(asked, told):
+    wire = Wire(always).write(asked).say(DEV, *byte_by_byte(told))
+    assert wire.client == told[:-3]
+    assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+    wire = Wire().write(asked).say(APP, told)
+    assert wire.client == told
+    assert wire.log == [(PIN, APP)]
+
+
+def test_surplus_with_an_answer_that_says_close():
+    last = answer(b"x", b"Connection: close")
+    wire = Wire(always).write(GET).say(DEV, last + b"evil")
+    assert wire.client == last
+    assert wire.log == [(CLOSE_CLIENT,)]
+
+
+def test_surplus_of_a_session_under_the_apps_answer_ends_the_connection_after_it():
+    wire = Wire(by_path, {DEV: [(GET, answer(b"1"))]}).write(GET, NEXT).say(DEV, b"evil")
+    assert wire.log == [(RESET, DEV)]
+    wire.say(APP, answer(b"2"))
+    assert wire.client == answer(b"1") + answer(b"2")
+    assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+
+
+def test_a_session_that_speaks_before_it_is_asked():
+    wire = Wire(by_path).say(DEV, b"evil")
+    assert wire.client == b""
+    assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+
+
+def test_surplus_while_a_request_waits_for_its_turn():
+    wire = Wire(by_path).write(GET + NEXT).say(DEV, answer(b"x") + b"evil")
+    assert wire.client == answer(b"x")
+    assert wire.app == b""
+    assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+
+
+def test_no_host_is_needed_for_any_of_this():
+    bare = GET.replace(HOST, b"")
+    wire = failed(Wire(always, {APP: [(bare, answer(b"x"))]}).write(bare), delivered=False)
+    assert wire.client == answer(b"x")
