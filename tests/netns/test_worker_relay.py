@@ -1,0 +1,383 @@
+import hashlib
+import select
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from worker_lab import Server, WorkerLab, answer, answering
+
+PORT = 8080
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture
+def lab():
+    lab = WorkerLab()
+    yield lab
+    assert lab.close() == ""
+
+
+@pytest.fixture
+def serve(podnet, lab, program):
+    """``serve(function)``: an app in the pod, redirected to the worker."""
+    servers = []
+
+    def start(function, **options):
+        servers.append(Server(podnet.pod.netns, PORT, function, **options))
+        lab.add_target(podnet.pod.netns, PORT, program)
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def echo(sock):
+    while data := sock.recv(65536):
+        sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+
+
+def until(condition, seconds=5.0):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def read_all(sock):
+    data = bytearray()
+    while more := sock.recv(65536):
+        data += more
+    return bytes(data)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_requests_are_answered_and_the_app_sees_the_client(podnet, lab, serve, family):
+    app = serve(answering("app"))
+    with podnet.connect(PORT, family) as sock:
+        for body in (b"", b"abc"):
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            assert answer(sock) == (200, f"app {len(body)}")
+    assert app.accepted[0][1] == podnet.pod.client_address[family]
+
+
+def test_a_client_inside_the_pod_is_served_too(podnet, lab, serve):
+    serve(answering("app"))
+    for address in ("127.0.0.1", podnet.pod.address[4]):
+        with podnet.pod.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(5)
+            sock.connect((address, PORT))
+            sock.sendall(GET)
+            assert answer(sock) == (200, "app 0")
+
+
+def test_an_app_that_speaks_first_is_heard_within_20_ms_and_then_piped(podnet, lab, serve):
+    def greet(sock):
+        sock.sendall(b"220 hello\r\n")
+        echo(sock)
+
+    serve(greet)
+    took = []
+    for _ in range(5):
+        before = time.monotonic()
+        with podnet.connect(PORT) as sock:
+            assert sock.recv(100) == b"220 hello\r\n"
+            took.append(time.monotonic() - before)
+            sock.sendall(b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n")  # it would be refused as HTTP
+            assert sock.recv(100).startswith(b"GET /")
+    assert sorted(took)[2] < 0.02
+
+
+@pytest.mark.parametrize("first", [b"\x16\x03\x01", b"PING\r\n", b"SSH-2.0-x\r\n"])
+def test_what_is_not_http_is_piped(podnet, lab, serve, first):
+    serve(echo)
+    with podnet.connect(PORT) as sock:
+        for data in (first, b"\0\1\2" * 1000):
+            sock.sendall(data)
+            got = b""
+            while len(got) < len(data):
+                got += sock.recv(65536)
+            assert got == data
+
+
+def test_a_silent_client_is_pinned_after_ten_seconds(podnet, lab, serve):
+    serve(echo)
+    with podnet.connect(PORT, timeout=15) as sock:
+        sock.sendall(b"GET")  # may yet become a request line
+        before = time.monotonic()
+        assert sock.recv(100) == b"GET"
+        assert 9 < time.monotonic() - before < 13
+
+
+@pytest.mark.parametrize("first", [b"\xff not http ", GET])
+def test_half_closes_are_passed_on_and_the_other_direction_flows(podnet, lab, serve, first):
+    seen = []
+
+    def app(sock):
+        data = read_all(sock)
+        seen.append(time.monotonic())
+        time.sleep(0.3)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + data)
+        sock.close()
+
+    serve(app)
+    with podnet.connect(PORT) as sock:
+        sock.sendall(first)
+        time.sleep(0.05)
+        sock.shutdown(socket.SHUT_WR)
+        before = time.monotonic()
+        assert read_all(sock).endswith(first)
+        assert seen[0] - before < 0.1
+
+
+def test_a_half_close_of_the_app_leaves_the_upload_going(podnet, lab, serve):
+    got = []
+
+    def app(sock):
+        sock.recv(10)
+        sock.shutdown(socket.SHUT_WR)
+        got.append(len(read_all(sock)))
+
+    serve(app)
+    with podnet.connect(PORT) as sock:
+        sock.sendall(b"\xff not http")
+        assert sock.recv(10) == b""
+        for _ in range(20):
+            sock.sendall(b"x" * 10_000)
+            time.sleep(0.01)
+        sock.shutdown(socket.SHUT_WR)
+        until(lambda: got)
+    assert got == [200_000]
+
+
+@pytest.mark.parametrize("first", [b"\xff not http", GET, b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc"])
+def test_a_reset_of_the_client_reaches_the_app_as_a_reset(podnet, lab, serve, first):
+    seen = []
+
+    def app(sock):
+        sock.recv(1000)
+        try:
+            seen.append(sock.recv(1000))
+        except ConnectionResetError:
+            seen.append("reset")
+
+    server = serve(app)
+    sock = podnet.connect(PORT)
+    sock.sendall(first)
+    until(lambda: server.accepted)
+    time.sleep(0.1)
+    reset(sock)
+    before = time.monotonic()
+    until(lambda: seen)
+    assert seen == ["reset"]
+    assert time.monotonic() - before < 0.1
+    until(lambda: lab.target["accepted"] == 1 and lab.target["open"] == 0)
+
+
+@pytest.mark.parametrize("first", [b"\xff not http", GET])
+def test_a_reset_of_the_app_reaches_the_client_as_a_reset(podnet, lab, serve, first):
+    def app(sock):
+        sock.recv(1000)
+        reset(sock)
+
+    serve(app)
+    with podnet.connect(PORT) as sock:
+        sock.sendall(first)
+        before = time.monotonic()
+        with pytest.raises(ConnectionResetError):
+            sock.recv(100)
+        assert time.monotonic() - before < 0.1
+
+
+def test_an_idle_connection_that_the_app_closes_is_closed_with_fin(podnet, lab, serve):
+    closed = []
+
+    def app(sock):
+        sock.recv(1000)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        time.sleep(0.2)
+        closed.append(time.monotonic())
+        sock.close()
+
+    serve(app)
+    with podnet.connect(PORT) as sock:
+        sock.sendall(GET)
+        assert answer(sock) == (200, "")
+        assert sock.recv(10) == b""
+        assert time.monotonic() - closed[0] < 0.02
+
+
+def test_a_refused_request_is_answered_although_the_client_goes_on_sending(podnet, lab, serve):
+    serve(answering("app"))
+    with podnet.connect(PORT) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
+        time.sleep(0.1)
+        for _ in range(10):
+            sock.sendall(b"x" * 1000)  # would draw a reset from a socket that is closed
+            time.sleep(0.01)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 400 ")
+        assert read_all(sock) == b""
+
+
+@pytest.mark.parametrize("keep_source", [True, False])
+def test_an_app_that_refuses_is_reported_and_the_client_reset(podnet, lab, program, keep_source):
+    # The kernel's refusal finds its way back to a borrowed address only if it carries the mark of what it refuses.
+    podnet.pod.netns.run(lambda: Path("/proc/sys/net/ipv4/fwmark_reflect").write_text("1"))
+    lab.add_target(podnet.pod.netns, PORT, program, keep_source=keep_source)
+    with podnet.connect(PORT) as sock, pytest.raises(ConnectionResetError):
+        sock.sendall(GET)
+        sock.recv(10)
+    until(lambda: lab.refused == [1])
+
+
+def test_who_connects_to_the_listener_itself_is_turned_away(podnet, lab):
+    with podnet.pod.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("0.0.0.0", 7070))
+        listener.listen()
+        listener.setblocking(False)
+        lab.add_plain_target(podnet.pod.netns, PORT, listener)
+        with podnet.connect(7070) as sock:
+            assert sock.recv(10) == b""
+
+
+def blocks(total, seed):
+    """``total`` bytes in blocks, cheap to make, and not the same everywhere."""
+    block = hashlib.sha256(seed).digest() * 32768
+    while total > 0:
+        yield block[:total]
+        total -= len(block)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["http", "pipe"])
+def test_a_gibibyte_each_way_arrives_whole_in_bounded_memory(podnet, lab, serve, kind):
+    size = 1 << 30
+    digest = hashlib.sha1
+    seen = {}
+
+    def receive(sock, already=b""):
+        sum_, left = digest(already), size - len(already)
+        buffer = memoryview(bytearray(1 << 20))
+        while left:
+            got = sock.recv_into(buffer)
+            assert got, f"{left} bytes are missing"
+            sum_.update(buffer[:got])
+            left -= got
+        return sum_.hexdigest()
+
+    def app(sock):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(65536)
+        seen["up"] = receive(sock, head.partition(b"\r\n\r\n")[2])
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for block in blocks(size, b"down"):
+            sock.sendall(block)
+
+    serve(app)
+    first = b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" if kind == "http" else b"\xff%d\r\n\r\n"
+    with podnet.connect(PORT, timeout=30) as sock:
+        before = lab.rss()
+        sock.sendall(first % size)
+        for block in blocks(size, b"up"):
+            sock.sendall(block)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += sock.recv(1)
+        down = receive(sock)
+        assert lab.rss() - before < 32 * 1024
+    expected = {}
+    for way in ("up", "down"):
+        sum_ = digest()
+        for block in blocks(size, way.encode()):
+            sum_.update(block)
+        expected[way] = sum_.hexdigest()
+    assert (seen["up"], down) == (expected["up"], expected["down"])
+
+
+@pytest.mark.parametrize("kind", ["length", "chunked", "pipe"])
+def test_a_client_that_does_not_read_stops_the_app(podnet, lab, serve, kind):
+    sent = []
+
+    def app(sock):
+        sock.recv(1000)
+        heads = {"length": b"Content-Length: 1073741824", "chunked": b"Transfer-Encoding: chunked"}
+        if kind != "pipe":
+            sock.sendall(b"HTTP/1.1 200 OK\r\n" + heads[kind] + b"\r\n\r\n")
+        block = (b"%x\r\n" % 100_000 if kind == "chunked" else b"") + b"x" * 100_000 + b"\r\n"
+        while True:
+            sent.append(sock.send(block) if kind != "chunked" else sock.sendall(block) or len(block))
+
+    serve(app)
+    before = lab.rss()
+    with podnet.connect(PORT) as sock:
+        sock.sendall(GET if kind != "pipe" else b"\xff")
+        total = -1
+        while total != sum(sent):
+            total = sum(sent)
+            time.sleep(0.5)
+        assert total < 200 << 20
+        assert lab.rss() - before < 4096
+        used = lab.cpu()
+        time.sleep(0.5)
+        assert lab.cpu() - used < 0.05
+        got = 0
+        while got < total:  # and goes on when it reads
+            got += len(sock.recv(1 << 20))
+        reset(sock)
+
+
+def test_an_app_that_does_not_read_stops_the_client(podnet, lab, serve):
+    release = threading.Event()
+    got = []
+
+    def app(sock):
+        release.wait(20)
+        got.append(len(read_all(sock)))
+
+    serve(app)
+    before = lab.rss()
+    with podnet.connect(PORT) as sock:
+        sock.sendall(b"\xff")
+        sock.setblocking(False)
+        total = 1
+        quiet = 0
+        while quiet < 5:
+            if select.select([], [sock], [], 0.1)[1]:
+                total += sock.send(b"x" * 100_000)
+                quiet = 0
+            else:
+                quiet += 1
+        assert total < 200 << 20
+        assert lab.rss() - before < 4096
+        sock.setblocking(True)
+        sock.shutdown(socket.SHUT_WR)
+        release.set()
+        until(lambda: got)
+    assert got == [total]
+
+
+def test_a_final_answer_during_an_upload_is_delivered_at_once(podnet, lab, serve):
+    def app(sock):
+        sock.recv(1000)
+        sock.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        time.sleep(0.3)
+        read_all(sock)
+
+    serve(app)
+    with podnet.connect(PORT) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 10485760\r\n\r\n")
+        sender = threading.Thread(target=sock.sendall, args=(b"x" * 10_485_760,))
+        sender.start()
+        assert answer(sock)[0] == 413
+        sender.join(10)
+        assert not sender.is_alive()

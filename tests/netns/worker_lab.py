@@ -1,0 +1,315 @@
+"""A worker process, commanded by the test in the supervisor's place; a fake session; raw servers.
+
+The redirect, its bypass map and the prepared sockets are the real ones (``tpnet.datapath``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tpnet.datapath.redirect import EbpfRedirect
+from tpnet.datapath.source_address import SourceAddress, app_sockets
+from tpnet.model import HeaderRule, Intercept, OnFailure, codec
+from tpnet.proxy import channel
+from tpnet.proxy.channel import (
+    AddTarget,
+    AppRefused,
+    Counters,
+    Drained,
+    NeedSockets,
+    Purpose,
+    Ready,
+    RemoveTarget,
+    SetRules,
+    SetSession,
+    Sockets,
+)
+
+UID = 64999
+FAMILY = {Purpose.APP4: socket.AF_INET, Purpose.APP6: socket.AF_INET6}
+
+
+class Server:
+    """A listening socket in a namespace; ``serve(sock)`` runs in a thread per connection."""
+
+    def __init__(self, netns, port, serve, address="::", backlog=512):
+        self.port = port
+        self.accepted = []
+        self._serve = serve
+        self.socket = netns.socket(socket.AF_INET6, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.socket.bind((address, port))
+        self.socket.listen(backlog)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        while True:
+            try:
+                sock, peer = self.socket.accept()
+            except OSError:
+                return
+            self.accepted.append((sock, peer[0].removeprefix("::ffff:")))
+            threading.Thread(target=self._run, args=(sock,), daemon=True).start()
+
+    def _run(self, sock):
+        with contextlib.suppress(OSError):
+            self._serve(sock)
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        for sock, _ in self.accepted:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+
+
+def read_request(sock):
+    """One request off ``sock``: its head and body; ``None`` at the end."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        if not more:
+            return None
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = 0
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            length = int(line[15:])
+    while len(body) < length:
+        more = sock.recv(65536)
+        if not more:
+            return None
+        body += more
+    return head, body
+
+
+def answering(name, log=None):
+    """An HTTP/1.1 server's connection: answers each request with ``name`` and the number of body bytes."""
+
+    def serve(sock):
+        while (request := read_request(sock)) is not None:
+            if log is not None:
+                log.append(request)
+            text = f"{name} {len(request[1])}".encode()
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+        sock.close()
+
+    return serve
+
+
+def behind_tunnel(serve):
+    """``serve`` as the developer's end offers it: a status byte first."""
+
+    def run(sock):
+        sock.sendall(b"\0")
+        serve(sock)
+
+    return run
+
+
+def answer(sock):
+    """One answer with a Content-Length: status and body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        more = sock.recv(65536)
+        assert more, f"the connection ended after {data!r}"
+        data += more
+    head, _, body = data.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    length = next(int(line[15:]) for line in lines if line.lower().startswith(b"content-length:"))
+    while len(body) < length:
+        more = sock.recv(65536)
+        assert more, "the connection ended within an answer"
+        body += more
+    return int(lines[0].split()[1]), body.decode()
+
+
+def intercept(port, tunnel_port, *, on_failure="app", name="i1", value="me"):
+    return Intercept(
+        name, "ann", "ann-laptop", "t", ("t",), port, (HeaderRule("x-me", value),),
+        tunnel_port=tunnel_port, on_failure=OnFailure(on_failure),
+    )  # fmt: skip
+
+
+class WorkerLab:
+    """A worker, and what a supervisor does for it, in a thread."""
+
+    def __init__(self, limit=None):
+        self.ready = threading.Event()
+        self.counters = Counters()
+        self.refused = []
+        self.drained = threading.Event()
+        self.prepare = True
+        self._netns = {}
+        self._redirects = []
+        self._sources = []
+        self._closed = False
+        ours, theirs = channel.pair()
+        self.end = ours
+        command = [
+            sys.executable,
+            "-m",
+            "tpnet.proxy.worker",
+            "--channel",
+            str(theirs.fileno()),
+            "--uid",
+            str(UID),
+        ]
+        if limit:
+            command = ["prlimit", f"--nofile={limit}:{limit}", *command]
+        self.process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True
+        )
+        theirs.close()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        assert self.ready.wait(20), self.process.stderr.read()
+
+    @property
+    def pid(self):
+        return self.process.pid
+
+    @property
+    def target(self):
+        """Counters of target 1."""
+        return self.counters.targets.get("1", {"accepted": 0, "open": 0})
+
+    def send(self, message, fds=()):
+        while True:
+            try:
+                with self._lock:
+                    channel.send(self.end, message, fds)
+            except BlockingIOError:
+                select.select([], [self.end], [])
+            else:
+                return
+
+    def _serve(self):
+        while True:
+            select.select([self.end], [], [])
+            try:
+                received = channel.receive(self.end)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return
+            if received is None:
+                return
+            message = received[0]
+            if isinstance(message, Ready):
+                self.ready.set()
+            elif isinstance(message, NeedSockets):
+                if self.prepare:
+                    with contextlib.suppress(OSError):
+                        self.give(message.purpose, message.count, message.target)
+            elif isinstance(message, AppRefused):
+                self.refused.append(message.target)
+            elif isinstance(message, Drained):
+                self.drained.set()
+            elif isinstance(message, Counters):
+                self.counters = message
+
+    def give(self, purpose, count, target=0):
+        while count > 0:
+            some = min(count, 200)
+            count -= some
+            netns = self._netns[target]
+            if purpose == Purpose.SESSION:
+                socks = [
+                    netns.socket(socket.AF_INET6, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                    for _ in range(some)
+                ]
+            else:
+                socks = app_sockets(netns, FAMILY[purpose], some)
+            self.send(Sockets(purpose, target), [sock.fileno() for sock in socks])
+            for sock in socks:
+                sock.close()
+
+    def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
+        self._netns[target] = netns
+        redirect = EbpfRedirect(netns, program)
+        self._redirects.append(redirect)
+        source = SourceAddress(netns)
+        source.apply()
+        self._sources.append(source)
+        listener = redirect.add(port)
+        self.send(AddTarget(target, "t", port, keep_source), [listener.fileno(), redirect.bypass_fd])
+        self.rules(*intercepts, target=target)
+        redirect.enable(port)
+        return redirect
+
+    def add_plain_target(self, netns, port, listener, target=1):
+        """A target without a redirect: ``listener`` is the test's own."""
+        self._netns[target] = netns
+        self.send(AddTarget(target, "t", port, keep_source=False), [listener.fileno()])
+
+    def rules(self, *intercepts, target=1):
+        self.send(SetRules(target, [codec.encode(one) for one in intercepts]))
+
+    def session(self, netns, ports, *, up=True, address="::1", name="ann-laptop"):
+        self._netns[0] = netns
+        self.send(SetSession(name, address, up, list(ports)))
+
+    def remove(self, grace, target=1):
+        self.send(RemoveTarget(target, grace))
+
+    def rss(self):
+        """KiB."""
+        with open(f"/proc/{self.pid}/status") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+
+    def cpu(self):
+        """Seconds."""
+        with open(f"/proc/{self.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def fds(self):
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def reason(self, name, intercept="i1", seconds=3.0):
+        """How often a reason was counted; waits for the first time."""
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            if found := self.counters.intercepts.get(intercept, {}).get("reasons", {}).get(name):
+                return found
+            time.sleep(0.05)
+        return 0
+
+    def kill(self):
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def close(self):
+        """End it. Returns what it wrote to stderr."""
+        if self._closed:
+            return ""
+        self._closed = True
+        for redirect in self._redirects:
+            redirect.close()
+        with contextlib.suppress(OSError):
+            self.end.shutdown(socket.SHUT_RDWR)
+        self._thread.join(5)
+        self.end.close()
+        try:
+            self.process.wait(5)
+        finally:
+            self.process.kill()
+        for source in self._sources:
+            source.undo()
+        with self.process.stderr as stderr:
+            return stderr.read()

@@ -1,0 +1,158 @@
+"""What all connections of a worker share: the loop, sessions, prepared sockets, counts and deadlines.
+
+Made once by ``tpnet.proxy.worker``. Holds state and hands it out; it must never touch a connection's bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import methodcaller
+from typing import TYPE_CHECKING, Protocol
+
+from tpnet.proxy.channel import Message, NeedSockets, Purpose
+from tpnet.proxy.counters import Book
+from tpnet.proxy.loop import Deadlines, Loop, Socket
+from tpnet.proxy.stream import Pipes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpnet.proxy.upstream import SessionUpstream
+
+UNDECIDED = 10.0
+"""Seconds that a connection may go without a complete first line before it is pinned (design, section 6)."""
+CONNECT = 1.0
+"""Seconds for a connection through the tunnel, and again for its status byte."""
+LINGER = 2.0
+"""Seconds that a client may go on sending after its connection was closed in an orderly way."""
+HOLD = 0.1
+"""Seconds that a conversation may hold a chunked request back (``Conversation.holding``)."""
+WAIT = 5.0
+"""Seconds that an accepted client waits for a prepared socket."""
+RETRY = 0.1
+"""Seconds until accepting is tried again after descriptors ran out."""
+ASK_AGAIN = 2.0
+"""Seconds after which a request for sockets that was not answered in full is made again."""
+MOST = 512
+"""Prepared sockets asked for ahead, of one kind, at most."""
+_RESERVE = 320
+"""Descriptors kept free for messages (up to 253 at once), pipes and files."""
+
+
+class Waiting(Protocol):
+    """Something that wants a prepared socket."""
+
+    def given(self, sock: Socket) -> None:
+        """Here it is."""
+
+
+@dataclass(slots=True)
+class SessionState:
+    """A session as the supervisor last told it. ``upstreams`` are the live connections to it."""
+
+    address: str
+    up: bool
+    ports: frozenset[int]
+    upstreams: set[SessionUpstream]
+
+
+class Stock:
+    """Prepared sockets of one kind, asked for ahead: at least a handful, more when they go quickly."""
+
+    __slots__ = ("_ask", "_asked", "_asked_at", "_least", "_loop", "_taken", "_want", "ready", "waiting")
+
+    def __init__(self, loop: Loop, least: int, ask: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._ask = ask
+        self._least = least
+        self._want = least
+        self._asked = 0
+        self._asked_at = 0.0
+        self._taken = 0
+        self.ready: list[Socket] = []
+        self.waiting: dict[Waiting, None] = {}
+
+    def take(self) -> Socket | None:
+        """A prepared socket, or ``None`` while there is none; ask for more in time."""
+        self._taken += 1
+        if self.ready:
+            sock = self.ready.pop()
+            self._loop.sockets -= 1
+            if (len(self.ready) + self._asked) * 2 <= self._want:
+                self.refill()
+            return sock
+        self._want = min(self._want * 2, MOST)
+        self.refill()
+        return None
+
+    def refill(self) -> None:
+        """Ask for what is missing, unless that was asked for already."""
+        if self._asked and self._loop.now - self._asked_at > ASK_AGAIN:
+            self._asked = 0
+        missing = self._want + len(self.waiting) - len(self.ready) - self._asked
+        if missing > 0:
+            self._asked += missing
+            self._asked_at = self._loop.now
+            self._ask(missing)
+
+    def add(self, socks: list[Socket]) -> None:
+        """Take what the supervisor prepared; those who wait for one are served first, in their order."""
+        self._loop.sockets += len(socks)
+        self._asked = max(self._asked - len(socks), 0)
+        self.ready.extend(socks)
+        while self.waiting and self.ready:
+            waiting = next(iter(self.waiting))
+            del self.waiting[waiting]
+            self._loop.sockets -= 1
+            waiting.given(self.ready.pop())
+
+    def tick(self) -> None:
+        """Once a second: ask for fewer ahead when few were taken, and again for what never came."""
+        if self._taken * 4 < self._want:
+            self._want = max(self._want // 2, self._least)
+        self._taken = 0
+        if len(self.ready) * 2 <= self._want:
+            self.refill()
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for sock in self.ready:
+            self._loop.close(sock)
+        self.ready.clear()
+
+
+class Context:
+    """The shared state. ``tell`` sends to the supervisor; ``removed`` lists targets that have drained."""
+
+    __slots__ = (
+        "awaiting", "book", "connecting", "holding", "lingering", "loop", "most_sockets", "paused", "pipes",
+        "removed", "session_stock", "sessions", "tell", "undecided", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
+        self.loop = loop = Loop()
+        self.pipes = Pipes()
+        self.book = Book()
+        self.tell = tell
+        self.sessions: dict[str, SessionState] = {}
+        self.session_stock = self.stock(Purpose.SESSION, 0, 8)
+        self.most_sockets = file_limit - min(_RESERVE, file_limit // 3)
+        # Connections without a first line; sides that connect, or wait for a status byte; clients that close.
+        self.removed: list[int] = []
+        self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)
+        self.connecting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
+        self.awaiting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
+        self.lingering = Deadlines(loop, LINGER, methodcaller("finish"), near=False)
+        self.waiting = Deadlines(loop, WAIT, methodcaller("not_given"), near=False)
+        self.holding = Deadlines(loop, HOLD, methodcaller("release_held"))
+        self.paused = Deadlines(loop, RETRY, methodcaller("resume"))
+
+    def stock(self, purpose: Purpose, target: int, least: int) -> Stock:
+        """A stock whose sockets are asked for as ``purpose`` and ``target`` say."""
+
+        def ask(count: int) -> None:
+            room = self.most_sockets + _RESERVE // 4 - self.loop.sockets
+            if (count := min(count, room)) > 0:
+                self.tell(NeedSockets(purpose, count, target))
+
+        return Stock(self.loop, least, ask)

@@ -1,0 +1,79 @@
+"""What the worker counts: per target, per intercept. ``tpnet.proxy.worker`` sends it to the supervisor.
+
+Must never hold anything of a request but its verdict and the name of the intercept that took it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import Any
+
+from tpnet.proxy.channel import Counters
+
+
+class TargetCount:
+    """Totals of one target since the worker's start. ``open`` is a number of connections, not a total."""
+
+    __slots__ = ("accepted", "app_requests", "open", "reasons", "requests", "verdicts")
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.accepted = 0
+        self.requests = 0
+        self.app_requests = 0
+        self.verdicts: defaultdict[str, int] = defaultdict(int)
+        self.reasons: defaultdict[str, int] = defaultdict(int)
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data, as ``tpnet.proxy.channel.Counters`` says, plus ``reasons`` of the target's own."""
+        return {
+            "open": self.open,
+            "accepted": self.accepted,
+            "requests": self.requests,
+            "app_requests": self.app_requests,
+            "verdicts": dict(self.verdicts),
+            "reasons": dict(self.reasons),
+        }
+
+
+class InterceptCount:
+    """Totals of one intercept: requests that went to its session, and why matched ones did not."""
+
+    __slots__ = ("hits", "last_hit", "reasons")
+
+    def __init__(self) -> None:
+        self.hits = 0
+        self.last_hit = 0.0
+        self.reasons: defaultdict[str, int] = defaultdict(int)
+
+    def hit(self) -> None:
+        """A request goes to the session."""
+        self.hits += 1
+        self.last_hit = time.time()
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data, as ``tpnet.proxy.channel.Counters`` describes it."""
+        return {"hits": self.hits, "last_hit": self.last_hit, "reasons": dict(self.reasons)}
+
+
+class Book:
+    """All counts of a worker."""
+
+    __slots__ = ("_last", "intercepts", "targets")
+
+    def __init__(self) -> None:
+        self.targets: dict[int, TargetCount] = {}
+        self.intercepts: defaultdict[str, InterceptCount] = defaultdict(InterceptCount)
+        self._last: Counters | None = None
+
+    def changed(self) -> Counters | None:
+        """The totals, or ``None`` when they are what was given last."""
+        now = Counters(
+            targets={str(target): count.as_data() for target, count in self.targets.items()},
+            intercepts={name: count.as_data() for name, count in self.intercepts.items()},
+        )
+        if now == self._last:
+            return None
+        self._last = now
+        return now

@@ -1,0 +1,282 @@
+"""One TCP socket of a connection: what waits to be written, half-closes, events to watch, ``splice(2)``.
+
+``tpnet.proxy.connection`` and ``tpnet.proxy.upstream`` use it. It must never read ahead: bytes are read by
+the connection, and only while everything read before has been handed to the kernel, so that a direction holds
+at most one read.
+
+A failed write is never reported by itself. The kernel tells the same through the reading side, after the
+bytes that arrived before the failure (an answer sent before a reset, say), and that is where the connection
+learns of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections import deque
+
+from tpnet.proxy.loop import IN, OUT, Handler, Loop, Socket
+
+READ = 64 * 1024
+"""Bytes of one read."""
+PIPE_SIZE = 1024 * 1024
+"""Bytes of a pipe for ``splice(2)``; the kernel grants one user 64 such (fs.pipe-user-pages-soft)."""
+PIPES = 32
+"""Pipes kept open; directions beyond that are copied through user space."""
+BULKY = 32 * 1024
+"""A read of at least so many bytes makes the next one worth a splice."""
+
+_NOW = socket.MSG_DONTWAIT
+LINGER_RESET = struct.pack("ii", 1, 0)
+_LINGER_OFF = struct.pack("ii", 0, 0)
+# splice(2): SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+_SPLICE = 1 | 2
+_VECTORS = 64
+
+Pipe = tuple[int, int]
+
+
+class Pipes:
+    """Pipes that are empty and free. One is only taken while it holds bytes."""
+
+    __slots__ = ("_free", "_made")
+
+    def __init__(self) -> None:
+        self._free: list[Pipe] = []
+        self._made = 0
+
+    def take(self) -> Pipe | None:
+        """A free pipe, its reading end first, or ``None`` when all are in use."""
+        if self._free:
+            return self._free.pop()
+        if self._made >= PIPES:
+            return None
+        try:
+            pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        except OSError:
+            # The user's share of pipe pages is used up: this one is of no use, and the next would not be
+            # either.
+            os.close(pipe[0])
+            os.close(pipe[1])
+            self._made = PIPES
+            return None
+        self._made += 1
+        return pipe
+
+    def give(self, pipe: Pipe) -> None:
+        """Take an empty pipe back."""
+        self._free.append(pipe)
+
+    def destroy(self, pipe: Pipe) -> None:
+        """Close a pipe that still holds bytes."""
+        os.close(pipe[0])
+        os.close(pipe[1])
+        self._made -= 1
+
+
+class Stream:
+    """A connected, or connecting, socket.
+
+    ``backlog`` is what waits to be written, in bytes, in a pipe or in user space; the pipe's bytes go first.
+    ``ended`` says that the other end's FIN has been read, ``shut`` that ours was sent, ``shutting`` that it
+    is to follow the backlog. ``broken`` says that a write has failed, ``bulky`` that the last read was a
+    large one, ``connecting`` that it is not established yet; whoever sees to that clears it, and then calls
+    ``flush``.
+    """
+
+    __slots__ = (
+        "_events", "_loop", "_nonblocking", "_pipe", "_piped", "_pipes", "_queue", "_registered",
+        "backlog", "broken", "bulky", "connecting", "ended", "fd", "shut", "shutting", "sock",
+    )  # fmt: skip
+
+    def __init__(
+        self, loop: Loop, pipes: Pipes, sock: Socket, handler: Handler, *, connecting: bool = False
+    ) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self._loop = loop
+        self._pipes = pipes
+        self._events = events = IN | OUT if connecting else IN
+        self._registered = True
+        self._nonblocking = False
+        self._queue: deque[memoryview] | None = None
+        self._pipe: Pipe | None = None
+        self._piped = 0
+        self.backlog = 0
+        self.broken = False
+        self.bulky = False
+        self.connecting = connecting
+        self.ended = False
+        self.shut = False
+        self.shutting = False
+        loop.sockets += 1
+        loop.handlers[self.fd] = handler
+        loop.epoll.register(self.fd, events)
+
+    def handle(self, handler: Handler) -> None:
+        """Let another handler take the events from now on."""
+        self._loop.handlers[self.fd] = handler
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Write ``data`` at once as far as the kernel takes it; keep the rest. Never raises ``OSError``."""
+        if not self.backlog:
+            try:
+                sent = self.sock.send(data, _NOW)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.broken = True
+                return
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        if self.broken or not data:
+            return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(memoryview(data))
+        self.backlog += len(data)
+
+    def flush(self) -> None:
+        """Write what waits, as far as the kernel takes it. Never raises ``OSError``."""
+        try:
+            if self._pipe is not None and not self._drain_pipe(self._pipe):
+                return
+            queue = self._queue
+            while queue:
+                vectors = [queue[i] for i in range(min(len(queue), _VECTORS))]
+                sent = self.sock.sendmsg(vectors, (), _NOW)
+                self.backlog -= sent
+                while queue and sent >= len(queue[0]):
+                    sent -= len(queue.popleft())
+                if sent:
+                    queue[0] = queue[0][sent:]
+                    return
+        except BlockingIOError:
+            return
+        except OSError:
+            self._break()
+            return
+        self._queue = None
+        if self.shutting:
+            self.shutdown()
+
+    def splice_from(self, source: Stream, limit: int) -> int | None:
+        """Move up to ``limit`` bytes from ``source`` here without seeing them; only without a backlog.
+
+        Returns the bytes taken from ``source``, 0 at its end, ``None`` when it has none now or no pipe is
+        free. Raises ``OSError`` when the source fails.
+        """
+        pipe = self._pipes.take()
+        if pipe is None:
+            return None
+        try:
+            source.unblock()
+            self.unblock()
+            taken = os.splice(source.fd, pipe[1], min(limit, PIPE_SIZE), flags=_SPLICE)
+        except BlockingIOError:
+            self._pipes.give(pipe)
+            return None
+        except OSError:
+            self._pipes.give(pipe)
+            raise
+        if not taken:
+            self._pipes.give(pipe)
+            return 0
+        self._pipe, self._piped = pipe, taken
+        self.backlog = taken
+        self.flush()
+        return taken
+
+    def _drain_pipe(self, pipe: Pipe) -> bool:
+        while self._piped:
+            sent = os.splice(pipe[0], self.fd, self._piped, flags=_SPLICE)
+            self._piped -= sent
+            self.backlog -= sent
+        self._pipes.give(pipe)
+        self._pipe = None
+        return True
+
+    def unblock(self) -> None:
+        """Set O_NONBLOCK, which ``splice(2)`` looks at; sends and reads say MSG_DONTWAIT and need it not."""
+        if not self._nonblocking:
+            self._nonblocking = True
+            self.sock.setblocking(False)
+
+    def _break(self) -> None:
+        self.broken = True
+        self._discard()
+
+    def _discard(self) -> None:
+        self.backlog = 0
+        self._queue = None
+        if self._pipe is not None:
+            self._pipes.destroy(self._pipe)
+            self._pipe = None
+            self._piped = 0
+
+    def shutdown(self) -> None:
+        """Send FIN once what waits is written."""
+        if self.shut:
+            return
+        if self.backlog or self.connecting:
+            self.shutting = True
+            return
+        self.shut = True
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.broken = True
+
+    def watch(self, *, reading: bool) -> None:
+        """Ask the kernel for exactly the events that matter now."""
+        events = IN if reading and not self.ended else 0
+        if self.connecting or self.backlog:
+            events |= OUT
+        if not self._registered:
+            if events:
+                self._registered = True
+                self._events = events
+                self._loop.epoll.register(self.fd, events)
+        elif events != self._events:
+            self._events = events
+            self._loop.epoll.modify(self.fd, events)
+
+    @property
+    def wants_read(self) -> bool:
+        """Whether readable events are asked for."""
+        return self._registered and bool(self._events & IN)
+
+    def failure(self) -> bool:
+        """An event came that nobody asked for: whether the connection is reset.
+
+        Otherwise both directions are shut and the kernel would say so for ever: the socket leaves the epoll
+        set until there is something to do with it.
+        """
+        if self.broken or self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return True
+        if self._registered:
+            self._registered = False
+            self._loop.epoll.unregister(self.fd)
+        return False
+
+    def close(self, *, lingers: bool) -> None:
+        """Close in an orderly way: what was written is still delivered. ``lingers``: SO_LINGER may be set."""
+        if lingers:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+        self._discard()
+        self._loop.close(self.sock)
+
+    def reset(self) -> None:
+        """Close with RST."""
+        self._discard()
+        try:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        finally:
+            self._loop.close(self.sock)

@@ -1,0 +1,325 @@
+"""One target in the worker: accepts its clients, dials its app, asks its rules, and lets it drain.
+
+``tpnet.proxy.worker`` makes and commands it, its connections call it. It must never dial the app without an
+entry in the bypass map when there is one: the redirect would hand the connection to this very listener, for
+ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import TYPE_CHECKING, NamedTuple
+
+from tpnet.http.conversation import Route
+from tpnet.model import OnFailure
+from tpnet.proxy.bypass import BypassMap, pack_endpoint
+from tpnet.proxy.channel import AddTarget, AppRefused, Drained, Purpose
+from tpnet.proxy.connection import Connection
+from tpnet.proxy.counters import TargetCount
+from tpnet.proxy.loop import IN, Socket
+from tpnet.proxy.upstream import Way
+from tpnet.rules import RuleSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tpnet.http.head import RequestHead
+    from tpnet.model import Intercept
+    from tpnet.proxy.context import Context, Stock
+    from tpnet.proxy.farewell import Farewell
+
+ACCEPTS = 4
+"""Clients accepted in one round of the loop, so that open connections get their turn."""
+WAITING = 128
+"""Clients that may wait for a prepared socket; more wait in the kernel's queue."""
+IDLE = 1.0
+"""Seconds without traffic after which a draining connection counts as idle."""
+LAST = 5.0
+"""Seconds after the grace until what is left is reset."""
+_REFUSED_AGAIN = 0.2
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_MAPPED = "::ffff:"
+
+
+class Peer(NamedTuple):
+    """A client's address as one binds to it, and ``local``, the target's address that it came to."""
+
+    v4: bool
+    source: tuple[str, int] | tuple[str, int, int, int]
+    local: tuple[str, int] | tuple[str, int, int, int]
+
+
+class Target:
+    """A listening port in a network namespace, and its connections."""
+
+    __slots__ = (
+        "_bypass", "_draining", "_keep_source", "_listener", "_listening", "_refused_at", "_routes", "_rules",
+        "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells", "name", "number",
+        "port",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, message: AddTarget, listener: Socket, bypass: int | None) -> None:
+        self.context = context
+        self.number = message.target
+        self.name = message.name
+        self.port = message.port
+        self.count = TargetCount()
+        self.connections: set[Connection] = set()
+        self.farewells: set[Farewell] = set()
+        self.failing = ""
+        self._keep_source = message.keep_source
+        self._bypass = BypassMap(bypass) if bypass is not None else None
+        self._rules: RuleSet | None = None
+        self._routes: dict[str, Route] = {}
+        self._draining: float | None = None
+        self._refused_at = 0.0
+        self._stock4 = context.stock(Purpose.APP4, message.target, 32)
+        self._stock6 = context.stock(Purpose.APP6, message.target, 8)
+        self._listener = listener
+        # Accepted sockets inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        context.book.targets[message.target] = self.count
+        context.loop.add(listener.fileno(), IN, self.on_listener)
+        self._listening = True
+        self._stock4.refill()
+        self._stock6.refill()
+
+    def set_rules(self, intercepts: Sequence[Intercept]) -> None:
+        """Decide by these intercepts from the next request on."""
+        self._rules = RuleSet(intercepts) if intercepts else None
+        self._routes = {
+            one.name: Route(
+                Way(one.session, one.tunnel_port, one.name), one.on_failure is OnFailure.APP, one.name
+            )
+            for one in intercepts
+        }
+
+    def add_sockets(self, purpose: Purpose, socks: list[Socket]) -> None:
+        """Take prepared sockets."""
+        (self._stock4 if purpose is Purpose.APP4 else self._stock6).add(socks)
+
+    def tick(self, now: float) -> None:
+        """Once a second."""
+        self._stock4.tick()
+        self._stock6.tick()
+        if self._draining is not None:
+            self._drain(now, self._draining)
+
+    # Accepting.
+
+    def on_listener(self, _events: int) -> None:
+        """Clients have come."""
+        context = self.context
+        for _ in range(ACCEPTS):
+            if context.loop.sockets >= context.most_sockets or len(self.connections) > context.most_sockets:
+                self.count.reasons["descriptors ran out"] += 1
+                self._pause()
+                return
+            try:
+                fd, address = self._listener._accept()  # type: ignore[attr-defined] # noqa: SLF001
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _NO_DESCRIPTORS:
+                    self.count.reasons["descriptors ran out"] += 1
+                    self._pause()
+                    return
+                continue  # that client is gone already
+            self._accepted(Socket(self._listener.family, socket.SOCK_STREAM, 0, fd), address)
+
+    def _accepted(self, sock: Socket, address: tuple[str, int] | tuple[str, int, int, int]) -> None:
+        try:
+            local = sock.getsockname()
+        except OSError:
+            sock.close()
+            return
+        if local[1] != self.port:
+            sock.close()  # somebody found the listener itself
+            return
+        source, here = address[0], local[0]
+        if len(address) == 2:
+            peer = Peer(True, (source, 0), (here, self.port))
+        elif source.startswith(_MAPPED):
+            peer = Peer(True, (source[7:], 0), (here[7:], self.port))
+        else:
+            scope = address[3]
+            peer = Peer(False, (source, 0, 0, scope), (here, self.port, 0, scope))
+        self.count.accepted += 1
+        self.count.open += 1
+        connection = Connection(self, sock, peer)
+        self.connections.add(connection)
+        stock = self._stock4 if peer.v4 else self._stock6
+        prepared = stock.take()
+        if prepared is not None:
+            connection.given(prepared)
+            return
+        stock.waiting[connection] = None
+        self.context.waiting.add(connection)
+        if len(stock.waiting) >= WAITING:
+            self._pause()
+
+    def _pause(self) -> None:
+        """Accept nothing for a moment; clients wait in the kernel's queue."""
+        if self._listening:
+            self._listening = False
+            self.context.loop.epoll.unregister(self._listener.fileno())
+            self.context.paused.add(self)
+
+    def resume(self) -> None:
+        """Try to accept again."""
+        if not self._listening and self._draining is None:
+            self._listening = True
+            self.context.loop.epoll.register(self._listener.fileno(), IN)
+
+    # Dialling the app.
+
+    def stock(self, peer: Peer) -> Stock:
+        """The prepared sockets for a client like this."""
+        return self._stock4 if peer.v4 else self._stock6
+
+    def dial(self, sock: Socket, peer: Peer) -> bool | None:
+        """Connect a prepared socket to the app with the client's own address.
+
+        Returns whether it is established already (over loopback it nearly always is); ``None`` if it cannot
+        be.
+        """
+        endpoint = None
+        try:
+            if self._keep_source:
+                try:
+                    sock.bind(peer.source)
+                except OSError:
+                    self.count.reasons["source address not kept"] += 1
+                    if self._bypass is not None:
+                        sock.bind((peer.local[0], 0, *peer.local[2:]))
+            elif self._bypass is not None:
+                sock.bind((peer.local[0], 0, *peer.local[2:]))
+            if self._bypass is not None:
+                name = sock.getsockname()
+                endpoint = pack_endpoint(name[0], name[1])
+                self._bypass.insert(endpoint)
+            error = sock.connect_ex(peer.local)
+            if error == errno.EINPROGRESS:
+                # The handshake over loopback is done when the first call returns: asking again tells how it
+                # went.
+                error = sock.connect_ex(peer.local)
+        except OSError as failure:
+            error = failure.errno or errno.EIO
+        if error in {errno.EALREADY, errno.EINPROGRESS}:
+            return False
+        if endpoint is not None and self._bypass is not None:
+            self._bypass.delete(endpoint)
+        if error:
+            self.refused(error)
+            self.context.loop.sockets += 1
+            self.context.loop.close(sock)
+            return None
+        return True
+
+    def dialled(self, sock: Socket) -> None:
+        """A dial that took longer is over: its bypass entry is not needed any more."""
+        if self._bypass is not None:
+            name = sock.getsockname()
+            self._bypass.delete(pack_endpoint(name[0], name[1]))
+
+    def refused(self, error: int) -> None:
+        """The app cannot be reached."""
+        self.count.reasons["app refused" if error == errno.ECONNREFUSED else "app not reached"] += 1
+        now = self.context.loop.now
+        if error == errno.ECONNREFUSED and now - self._refused_at > _REFUSED_AGAIN:
+            self._refused_at = now
+            self.context.tell(AppRefused(self.number))
+
+    # Deciding.
+
+    def route(self, head: RequestHead) -> Route | None:
+        """Which session takes this request; ``None``: the app does."""
+        if self._rules is None:
+            return None
+        intercept = self._rules.decide(head)
+        if intercept is None:
+            return None
+        route = self._routes[intercept.name]
+        session = self.context.sessions.get(intercept.session)
+        if session is None or not session.up:
+            reason = "session down"
+        elif intercept.tunnel_port not in session.ports:
+            reason = "handler not listening"
+        else:
+            return route
+        if route.on_failure_app:
+            self.context.book.intercepts[intercept.name].reasons[reason] += 1
+            return None
+        self.failing = reason
+        return Route(Way("", 0, intercept.name), on_failure_app=False, key=intercept.name)
+
+    def on_event(self, letter: str, route: Route | None, reason: str) -> None:
+        """Count a verdict, or what became of a request later."""
+        count = self.count
+        if route is None:
+            count.requests += 1
+            if letter == "F":
+                count.app_requests += 1
+                count.verdicts["F:app"] += 1
+                return
+            if letter == "A":
+                count.app_requests += 1
+            count.verdicts[letter] += 1
+            if reason:
+                count.reasons[reason] += 1
+            return
+        intercept = self.context.book.intercepts[str(route.key)]
+        if letter == "F":
+            count.requests += 1
+            count.verdicts["F"] += 1
+            intercept.hit()
+            return
+        if letter in {"fallback", "failed"}:
+            intercept.reasons[self.failing or reason] += 1
+            if letter == "fallback":
+                intercept.hits -= 1
+                count.app_requests += 1
+            return
+        count.verdicts[letter] += 1
+
+    # The end.
+
+    def gone(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        self.count.open -= 1
+        (self._stock4 if connection.peer.v4 else self._stock6).waiting.pop(connection, None)
+
+    def remove(self, grace: float) -> None:
+        """Accept no more, and let the connections end, all within ``grace`` and ``LAST`` seconds."""
+        loop = self.context.loop
+        if self._draining is not None:
+            return
+        self._draining = loop.now + grace
+        self.context.paused.discard(self)
+        if self._listening:
+            self._listening = False
+            loop.epoll.unregister(self._listener.fileno())
+        loop.sockets += 1
+        loop.close(self._listener)
+        for connection in self.connections:
+            connection.busy = True
+
+    def _drain(self, now: float, until: float) -> None:
+        for connection in list(self.connections):
+            if now > until + LAST:
+                connection.abort()
+            elif connection.busy:
+                connection.busy = False
+                connection.idle_since = now
+            if connection.idle and (now - connection.idle_since >= IDLE or now > until):
+                connection.close_idle()
+        if now > until + LAST:
+            for farewell in list(self.farewells):
+                farewell.finish()
+        if not self.connections and not self.farewells:
+            self._stock4.close()
+            self._stock6.close()
+            self.context.removed.append(self.number)
+            self.context.tell(Drained(self.number))

@@ -1,0 +1,197 @@
+"""The worker process: ``python -m tpnet.proxy.worker --channel FD --uid N``. Started by the supervisor alone.
+
+It imports what it needs, gives up every privilege, says ``Ready`` and serves what the supervisor hands it,
+until the channel ends. It must never open a file, a socket or a process on its own after that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import os
+import socket
+import sys
+from collections import deque
+
+from tpnet.model import Intercept, TpnetError, codec
+from tpnet.proxy import channel, privileges
+from tpnet.proxy.channel import (
+    AddTarget,
+    DropSession,
+    Message,
+    Purpose,
+    Ready,
+    RemoveTarget,
+    SetRules,
+    SetSession,
+    Sockets,
+)
+from tpnet.proxy.context import Context, SessionState
+from tpnet.proxy.loop import IN, Socket
+from tpnet.proxy.target import Target
+
+COUNT_EVERY = 1.0
+"""Seconds between two messages with counters."""
+_QUEUED_MOST = 10_000
+
+
+class Worker:
+    """Obeys the supervisor's messages."""
+
+    def __init__(self, end: socket.socket, file_limit: int) -> None:
+        self._end = end
+        self._queued: deque[Message] = deque()
+        self.context = Context(self.tell, file_limit)
+        self._targets: dict[int, Target] = {}
+        self._count_at = 0.0
+        self.context.loop.add(end.fileno(), IN, self._on_channel)
+        self.context.loop.ticks.append(self._tick)
+
+    def run(self) -> None:
+        """Serve until the channel ends."""
+        self.context.loop.run()
+
+    def tell(self, message: Message) -> None:
+        """Send to the supervisor, in order; kept for a while if it does not read."""
+        if not self._queued:
+            try:
+                channel.send(self._end, message)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self.context.loop.stop()
+                return
+            else:
+                return
+        if len(self._queued) >= _QUEUED_MOST:
+            self.context.loop.stop()  # it has not read for ages
+            return
+        self._queued.append(message)
+
+    def _tick(self, now: float) -> None:
+        queued, self._queued = self._queued, deque()
+        for message in queued:
+            self.tell(message)
+        if now < self._count_at:
+            return
+        self._count_at = now + COUNT_EVERY
+        if self.context.sessions:
+            self.context.session_stock.tick()
+        for target in list(self._targets.values()):
+            target.tick(now)
+        for number in self.context.removed:
+            self._targets.pop(number, None)
+            self.context.book.targets.pop(number, None)
+        self.context.removed.clear()
+        counters = self.context.book.changed()
+        if counters is not None:
+            self.tell(counters)
+
+    def _on_channel(self, _events: int) -> None:
+        while True:
+            try:
+                received = channel.receive(self._end)
+            except BlockingIOError:
+                return
+            except (OSError, ValueError):
+                received = None
+            if received is None:
+                self.context.loop.stop()
+                return
+            self._obey(*received)
+
+    def _obey(self, message: Message, fds: list[int]) -> None:
+        if isinstance(message, Sockets):
+            self._sockets(message, fds)
+        elif isinstance(message, AddTarget):
+            bypass = fds[1] if len(fds) > 1 else None
+            self._targets[message.target] = Target(self.context, message, Socket(fileno=fds[0]), bypass)
+            return
+        elif isinstance(message, SetRules):
+            target = self._targets.get(message.target)
+            if target is not None:
+                target.set_rules([codec.decode(Intercept, one) for one in message.intercepts])
+        elif isinstance(message, SetSession):
+            self._set_session(message)
+        elif isinstance(message, DropSession):
+            self._lose(message.name)
+            self.context.sessions.pop(message.name, None)
+        elif isinstance(message, RemoveTarget) and message.target in self._targets:
+            self._targets[message.target].remove(message.grace)
+        if not isinstance(message, Sockets):
+            for fd in fds:
+                os.close(fd)
+
+    def _sockets(self, message: Sockets, fds: list[int]) -> None:
+        purpose = Purpose(message.purpose)
+        family = socket.AF_INET if purpose is Purpose.APP4 else socket.AF_INET6
+        socks = [Socket(family, socket.SOCK_STREAM, 0, fd) for fd in fds]
+        target = self._targets.get(message.target)
+        if purpose is Purpose.SESSION:
+            self.context.session_stock.add(socks)
+        elif target is not None:
+            target.add_sockets(purpose, socks)
+        else:
+            for sock in socks:
+                sock.close()
+
+    def _set_session(self, message: SetSession) -> None:
+        state = self.context.sessions.get(message.name)
+        if state is None:
+            state = SessionState(message.address, message.up, frozenset(message.ports), set())
+            self.context.sessions[message.name] = state
+            self.context.session_stock.refill()
+            return
+        if not message.up or message.address != state.address:
+            self._lose(message.name)
+        state.address, state.up, state.ports = message.address, message.up, frozenset(message.ports)
+
+    def _lose(self, name: str) -> None:
+        state = self.context.sessions.get(name)
+        if state is not None:
+            state.up = False
+            for upstream in list(state.upstreams):
+                upstream.session_lost()
+
+
+def warm_up() -> None:
+    """Import and build what is otherwise made at its first use, when files may be out of reach."""
+    codec.decode(Intercept, codec.encode(Intercept("n", "u", "s", "t", ("t",), 1)))
+    importlib.import_module("encodings.idna")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a worker. Returns its exit code."""
+    parser = argparse.ArgumentParser(prog="tpnet-worker", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--channel", type=int, required=True, help="descriptor of the channel to the supervisor"
+    )
+    parser.add_argument("--uid", type=int, required=True, help="user and group to become")
+    options = parser.parse_args(argv)
+    privileges.die_with_parent()
+    warm_up()
+    end = socket.socket(fileno=options.channel)
+    end.setblocking(False)
+    end.set_inheritable(False)
+    limit = privileges.raise_file_limit()
+    try:
+        privileges.drop(options.uid)
+    except TpnetError as error:
+        print(f"tpnet worker: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    privileges.die_with_parent()
+    worker = Worker(end, limit)
+    gc.collect()
+    gc.freeze()
+    # Connections free themselves by reference counts; the collector is for what errors leave behind.
+    gc.set_threshold(50_000, 20, 100)
+    worker.tell(Ready(os.getpid()))
+    with contextlib.suppress(KeyboardInterrupt):
+        worker.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
