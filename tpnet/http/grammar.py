@@ -146,6 +146,9 @@ def persists(version: int, connection: Iterable[bytes]) -> bool:
     """Whether a message leaves its connection open (section 9.3). ``connection``: its values, lower case."""
     keep = version >= 11
     for value in connection:
+        if value == b"keep-alive":
+            keep = True
+            continue
         members = options(value)
         if b"close" in members:
             return False
