@@ -108,7 +108,7 @@ class NetNs:
 
     def is_host(self) -> bool:
         """Whether it is the namespace of this process or of process 1: a redirect would hit the machine."""
-        return self.key in {key_at("/proc/self/ns/net"), key_at("/proc/1/ns/net")}
+        return self.key in {key_at("/proc/thread-self/ns/net"), key_at("/proc/1/ns/net")}
 
     def run(self, func: Callable[[], T]) -> T:
         """Call ``func`` inside, in a thread of its own (0.1 ms), and give what it returns or raises.

@@ -132,7 +132,7 @@ def test_an_intercept_needs_a_session(store):
         {"name": ""},
         {"name": "a b"},
         {"name": "-x"},
-        {"name": "x" * 64},
+        {"name": "x" * 129},
         {"user": ""},
         {"port": 0},
         {"port": 65536},

@@ -25,7 +25,7 @@ LEASE = 30.0
 TargetKey = tuple[str, int]
 """A target: the canonical name of its namespace, and its port."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _MAX_TEXT = 1024
 
 
@@ -208,7 +208,7 @@ def _check_name(what: str, name: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidInput(
             f"{name[:64]!r} is no name for {'an' if what == 'intercept' else 'a'} {what}.",
-            "Names have 1 to 63 letters, digits and . _ @ -, and begin with a letter or digit.",
+            "Names have 1 to 128 letters, digits and . _ @ -, and begin with a letter or digit.",
         )
 
 

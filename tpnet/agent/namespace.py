@@ -1,0 +1,226 @@
+"""One namespace with targets in it: what is open and changed there, and a door for each redirected port.
+
+``tpnet.agent.targets`` makes, probes, follows and closes them. Opening and closing block for some
+milliseconds and run in threads; the methods of ``Door`` are a few system calls. It must never leave a change
+behind that is not on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from pyroute2 import IPRoute, NetlinkError
+
+from tpnet.datapath.listening import ListenTable
+from tpnet.datapath.redirect import EbpfRedirect, Redirect
+from tpnet.datapath.source_address import SourceAddress
+from tpnet.datapath.target import resolve_targets
+from tpnet.model import TpnetError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tpnet.agent.reconcile import Wanted
+    from tpnet.agent.state import StateFile
+    from tpnet.control.local.store import TargetKey
+    from tpnet.datapath.netns import NetNs
+    from tpnet.datapath.program import Program
+    from tpnet.datapath.target import Target
+
+_log = logging.getLogger(__name__)
+
+PROBE_ADDRESS = "127.116.112.110"
+"""Where a new redirect is tried: nobody calls it, so that a probe meets no client and the app hears none."""
+_PROBE_SECONDS = 2.0
+_RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h: not a loopback or link-local address
+
+
+class LiveNamespace:
+    """A target's namespace while anything of it is redirected or drains. ``doors`` by port."""
+
+    def __init__(self, target: Target, redirect: Redirect, source: SourceAddress, table: ListenTable) -> None:
+        self.target = target
+        self.netns: NetNs = target.netns
+        self.redirect = redirect
+        self.source = source
+        self.table = table
+        self.addresses = addresses_of(self.netns)
+        self.doors: dict[int, Door] = {}
+        self.draining: dict[int, asyncio.Event] = {}
+        self.trouble = ""
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing here is redirected and nothing drains."""
+        return not self.doors and not self.draining
+
+    def has(self, number: int) -> bool:
+        """Whether the target of that number is here, be it draining."""
+        return number in self.draining or any(door.number == number for door in self.doors.values())
+
+    def close(self, state: StateFile) -> None:
+        """Undo every change, the lock last.
+
+        What cannot be undone is inert, stays on disk, and is swept later.
+        """
+        try:
+            self.source.undo()
+            state.forget(self.netns.inode)
+        except (TpnetError, OSError) as error:
+            _log.warning("%s: %s", self.target.name, error)
+        self.redirect.close()
+        self.table.close()
+        self.target.close()
+
+
+class Door:
+    """One target: a port whose new connections come to ``listener`` while it is enabled.
+
+    ``number`` names it to the worker. ``reason`` says why it is not ``ready``, ``since`` (Unix seconds) from
+    when.
+    """
+
+    def __init__(
+        self, number: int, key: TargetKey, namespace: LiveNamespace, listener: socket.socket
+    ) -> None:
+        self.number = number
+        self.key = key
+        self.name, self.port = key
+        self.namespace = namespace
+        self.listener = listener
+        self.rules: Wanted = ()
+        self.reason = "not redirected yet"
+        self.since = time.time()
+        self._at: frozenset[str] = frozenset()
+
+    @property
+    def ready(self) -> bool:
+        """Whether new connections are redirected at this moment."""
+        return bool(self._at)
+
+    def follow(self, addresses: frozenset[str]) -> None:
+        """Redirect at exactly the addresses where the app listens; none: not at all."""
+        if not addresses:
+            self.disable(f"nothing listens on {self.port}")
+        elif addresses != self._at:
+            try:
+                self.namespace.redirect.enable(self.port, addresses)
+            except TpnetError as error:
+                self.disable(error.message)
+                return
+            if not self._at:
+                self.since = time.time()
+            self._at, self.reason = addresses, ""
+
+    def disable(self, reason: str) -> None:
+        """New connections reach the app from here on."""
+        if self._at:
+            self.namespace.redirect.disable(self.port)
+            self._at = frozenset()
+            self.since = time.time()
+        self.reason = reason
+
+    def turn_away(self) -> None:
+        """Reset whoever waits at the listener, which is disabled: the next attempt reaches the app."""
+        with contextlib.suppress(OSError):
+            while True:
+                self.listener.accept()[0].close()
+
+
+def open_namespace(name: str, program: Program, state: StateFile) -> LiveNamespace:
+    """Enter a namespace by its canonical name: lock, redirect without ports, the client's address kept.
+
+    Raises ``TpnetError``, leaving nothing behind: ``NotThere``, ``Refused``, ``Conflict`` with another agent.
+    """
+    with contextlib.ExitStack() as undo:
+        target = _resolve(name)
+        undo.callback(target.close)
+        redirect = undo.enter_context(EbpfRedirect(target.netns, program))
+        table = undo.enter_context(ListenTable(target.netns))
+        source = SourceAddress(target.netns)
+        inode = target.netns.inode
+        try:
+            state.note(inode, name, source.to_json())
+        except OSError as error:
+            raise TpnetError(
+                f"What is changed in {name} cannot be written down: {error.strerror}.",
+                "The run directory must be writable, and its disk not full.",
+            ) from error
+        undo.callback(state.forget, inode)
+        source.apply()
+        undo.callback(source.undo)
+        namespace = LiveNamespace(target, redirect, source, table)
+        undo.pop_all()
+        return namespace
+
+
+def _resolve(name: str) -> Target:
+    """The one target of a canonical name."""
+    target, *others = resolve_targets(name)
+    for other in others:
+        other.close()
+    return target
+
+
+def probe(namespace: LiveNamespace, port: int, listener: socket.socket) -> None:
+    """Prove that a connection inside the namespace reaches the listener. Nobody else notices; a millisecond.
+
+    Nothing is redirected before and after. Raises ``TpnetError``.
+    """
+    namespace.redirect.enable(port, [PROBE_ADDRESS])
+    try:
+        with namespace.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.settimeout(_PROBE_SECONDS)
+            client.connect((PROBE_ADDRESS, port))
+            _accept(listener, client)
+    except OSError as error:
+        raise TpnetError(
+            f"The redirect of {namespace.target.name}:{port} does not work: a connection made inside did not"
+            f" arrive ({error.strerror or error}).",
+            "Its interface lo must be up, and no other sk_lookup program may interfere: bpftool link show.",
+        ) from error
+    finally:
+        namespace.redirect.disable(port)
+
+
+def _accept(listener: socket.socket, client: socket.socket) -> None:
+    """Accept ``client``; the handshake over loopback is complete when connect returns."""
+    ours = client.getsockname()[1]
+    deadline = time.monotonic() + _PROBE_SECONDS
+    while True:
+        try:
+            accepted, peer = listener.accept()
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError("not accepted in time") from None
+            time.sleep(0.001)
+            continue
+        accepted.close()
+        if peer[1] == ours:
+            return
+
+
+def addresses_of(netns: NetNs) -> tuple[str, ...]:
+    """The addresses by which others reach a namespace, IPv4 first; empty when they cannot be read."""
+    try:
+        return netns.run(own_addresses)
+    except TpnetError:
+        return ()
+
+
+def own_addresses() -> tuple[str, ...]:
+    """The same for the namespace of the calling thread, which must not have an event loop."""
+    try:
+        with IPRoute() as ip:
+            found = [
+                (message["family"], message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+                for message in ip.get_addr()
+                if message["scope"] == _RT_SCOPE_UNIVERSE
+            ]
+    except (NetlinkError, OSError):
+        return ()
+    return tuple(address for _, address in sorted(found))

@@ -1,0 +1,217 @@
+"""The node's end of the tunnel, the sessions that may use it, and what the worker is told of them.
+
+The supervisor keeps one ``Sessions`` in its event loop. It must never let a key in that no session stands
+for, nor tell the worker that a session is up whose heartbeat is not heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from tpnet.agent.namespace import own_addresses
+from tpnet.model import SessionGrant, SessionStatus, TpnetError
+from tpnet.proxy.channel import DropSession, SetSession
+from tpnet.tunnel import HEARTBEAT_PORT, HeartbeatReceiver, KeyPair, TunnelEnd, address_of, prefix_of
+
+if TYPE_CHECKING:
+    from ipaddress import IPv6Address
+
+    from tpnet.agent.workers import Workers
+    from tpnet.control.local.store import Store
+    from tpnet.datapath.netns import NetNs
+    from tpnet.model import Session
+    from tpnet.tunnel import PeerStats
+
+_log = logging.getLogger(__name__)
+
+
+class Sessions:
+    """Tunnel, peers and liveness. ``wireguard`` is the kind of device in use."""
+
+    def __init__(self, store: Store, workers: Workers, port: int) -> None:
+        self._store = store
+        self._workers = workers
+        self._port = port
+        self._keys = KeyPair()
+        self._end: TunnelEnd | None = None
+        self._heartbeat: HeartbeatReceiver | None = None
+        self._names: dict[IPv6Address, str] = {}
+        self._told: dict[str, SetSession] = {}
+        self._lock = asyncio.Lock()
+        self.wireguard = ""
+
+    @property
+    def namespace(self) -> NetNs | None:
+        """The tunnel's private namespace, where sockets towards sessions are made."""
+        return None if self._end is None else self._end.ns
+
+    async def start(self) -> None:
+        """Bring the tunnel up. To be called in the main thread. Raises ``TpnetError``."""
+        end = await TunnelEnd.open_async(self._keys, port=self._port)
+        try:
+            sock = end.socket(socket.SOCK_DGRAM)
+            try:
+                sock.bind((str(end.address), HEARTBEAT_PORT))
+            except OSError:
+                sock.close()
+                raise
+            heartbeat = HeartbeatReceiver(sock, self._changed)
+            await heartbeat.start()
+        except OSError as error:
+            end.close()
+            raise TpnetError(f"The tunnel cannot be used: {error.strerror or error}.") from error
+        self._end, self._heartbeat = end, heartbeat
+        self._port = end.port  # the same again, should the device die
+        self.wireguard = end.device.kind
+        _log.info("tunnel at %s, UDP port %d, by %s: %s", end.address, end.port, end.device.kind, end.reason)
+
+    async def add(self, session: Session) -> SessionGrant:
+        """Let a session's key in. Raises ``TpnetError``."""
+        async with self._lock:
+            end, heartbeat = self._parts()
+            address = await asyncio.to_thread(end.add_peer, session.public_key)
+            heartbeat.expect(address)
+            self._names[address] = session.name
+            endpoints = await asyncio.to_thread(endpoints_at, end.port)
+        self.tell(session.name)
+        return SessionGrant(
+            session=session.name,
+            address=str(address),
+            agent_public_key=self._keys.public,
+            agent_address=str(end.address),
+            heartbeat_port=HEARTBEAT_PORT,
+            endpoints=endpoints,
+            lease=self._store.lease_left(session.name),
+            mtu=end.mtu,
+        )
+
+    async def drop(self, session: Session) -> None:
+        """Shut a session's key out, and have the worker forget it. One that is not in is fine."""
+        self._workers.send(DropSession(session.name))
+        self._told.pop(session.name, None)
+        address = address_of(session.public_key, prefix_of())
+        self._names.pop(address, None)
+        async with self._lock:
+            if self._heartbeat is not None:
+                self._heartbeat.forget(address)
+            if self._end is not None:
+                try:
+                    await asyncio.to_thread(self._end.remove_peer, session.public_key)
+                except TpnetError as error:  # a dead device has no peers; its successor gets those that stand
+                    _log.warning("%s", error)
+
+    def up(self, name: str) -> bool:
+        """Whether a session's heartbeat is heard."""
+        entry = self._store.sessions.get(name)
+        if entry is None or self._heartbeat is None:
+            return False
+        return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of())).up
+
+    def tell(self, name: str) -> None:
+        """Tell the worker how a session is, if that has changed."""
+        entry = self._store.sessions.get(name)
+        if entry is None:
+            return
+        ports = {
+            intercept.tunnel_port
+            for intercept in self._store.of_session(name)
+            if self._store.handler_up(intercept)
+        }
+        address = address_of(entry.session.public_key, prefix_of())
+        message = SetSession(name, str(address), self.up(name), sorted(ports))
+        if self._told.get(name) != message and self._workers.ready:
+            self._told[name] = message
+            self._workers.send(message)
+
+    def worker_ready(self) -> None:
+        """Tell a new worker everything."""
+        self._told.clear()
+        for name in self._store.sessions:
+            self.tell(name)
+
+    async def mend(self) -> None:
+        """Make the tunnel anew when its device has died: same key, same port, same peers. Once a second.
+
+        Raises ``TpnetError`` when that fails; sessions are down until it succeeds.
+        """
+        if self._end is not None and self._end.alive():
+            return
+        async with self._lock:
+            if self._end is not None:
+                _log.error("the tunnel's device has died; making it anew")
+            self._let_go()
+            for name in self._store.sessions:
+                self.tell(name)
+            await self.start()
+            end, heartbeat = self._parts()
+            for entry in list(self._store.sessions.values()):
+                heartbeat.expect(await asyncio.to_thread(end.add_peer, entry.session.public_key))
+
+    async def statuses(self) -> tuple[SessionStatus, ...]:
+        """Every session as it is now."""
+        peers: dict[str, PeerStats] = {}
+        if self._end is not None:
+            with contextlib.suppress(TpnetError):
+                peers = await asyncio.to_thread(self._end.peers)
+        return tuple(self._status(name, peers) for name in list(self._store.sessions))
+
+    def close(self) -> None:
+        """Take the tunnel down."""
+        self._let_go()
+
+    def _status(self, name: str, peers: dict[str, PeerStats]) -> SessionStatus:
+        session = self._store.sessions[name].session
+        address = address_of(session.public_key, prefix_of())
+        up, seen, rtt_ms = False, 0.0, 0.0
+        if self._heartbeat is not None:
+            presence = self._heartbeat.presence(address)
+            up, rtt_ms = presence.up, presence.rtt_ms
+            seen = time.time() - (time.monotonic() - presence.seen) if presence.seen else 0.0
+        peer = peers.get(session.public_key)
+        return SessionStatus(
+            name=name,
+            user=session.user,
+            public_key=session.public_key,
+            address=str(address),
+            up=up,
+            endpoint=endpoint_text(*peer.endpoint) if peer is not None and peer.endpoint else "",
+            lease_left=round(self._store.lease_left(name), 1),
+            last_seen=seen,
+            rtt_ms=rtt_ms,
+            since=session.created,
+            mtu=self._end.mtu if self._end is not None else 0,
+        )
+
+    def _parts(self) -> tuple[TunnelEnd, HeartbeatReceiver]:
+        if self._end is None or self._heartbeat is None:
+            raise TpnetError("The agent's tunnel is being made anew.", "Try again in a moment.")
+        return self._end, self._heartbeat
+
+    def _let_go(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.close()
+            self._heartbeat = None
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+
+    def _changed(self, address: IPv6Address, up: bool) -> None:
+        name = self._names.get(address)
+        if name is not None:
+            _log.info("session %s is %s", name, "up" if up else "down; its requests go to the app")
+            self.tell(name)
+
+
+def endpoints_at(port: int) -> tuple[str, ...]:
+    """Where a laptop may reach a UDP port of this node: IPv4 first, and at the end from this very machine."""
+    return tuple(endpoint_text(address, port) for address in (*own_addresses(), "127.0.0.1"))
+
+
+def endpoint_text(host: str, port: int) -> str:
+    """``address:port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,154 @@
+"""What is true now, for ``status``, ``list`` and ``watch``: put together from store, targets and counters.
+
+``tpnet.agent.calls`` asks. It reads and never changes anything; of requests it knows counts and names alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from tpnet.model import InterceptStatus, TargetStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from tpnet.agent.namespace import Door
+    from tpnet.agent.sessions import Sessions
+    from tpnet.agent.targets import Targets
+    from tpnet.control.local.store import Store
+    from tpnet.model import Intercept
+    from tpnet.proxy.channel import Counters
+
+Count = dict[str, Any]
+"""A count of ``channel.Counters``: numbers, and tables of numbers."""
+
+
+class Ledger:
+    """Totals over the lives of workers, which each begin at zero."""
+
+    def __init__(self) -> None:
+        self._now: tuple[Mapping[str, Count], Mapping[str, Count]] = ({}, {})
+        self._before: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
+
+    def take(self, counters: Counters) -> None:
+        """What the worker counts."""
+        self._now = (counters.targets, counters.intercepts)
+
+    def worker_lost(self) -> None:
+        """Its connections are gone; what it counted stays."""
+        for now, before in zip(self._now, self._before, strict=True):
+            for name, count in now.items():
+                before[name] = added(before.get(name, {}), count)
+                before[name].pop("open", None)
+        self._now = ({}, {})
+
+    def target(self, number: int) -> Count:
+        """Totals of a target."""
+        return self._total(0, str(number))
+
+    def intercept(self, name: str) -> Count:
+        """Totals of an intercept."""
+        return self._total(1, name)
+
+    def begin(self, name: str) -> None:
+        """An intercept of that name begins: whatever an earlier one of the same name had does not count."""
+        earlier = self._now[1].get(name)
+        self._before[1].pop(name, None)
+        if earlier is not None:
+            self._before[1][name] = negative(earlier)
+
+    def keep_only(self, numbers: Iterable[int], names: Iterable[str]) -> None:
+        """Forget what is no more."""
+        for before, kept in zip(self._before, ({str(n) for n in numbers}, set(names)), strict=True):
+            for name in before.keys() - kept:
+                del before[name]
+
+    def _total(self, kind: int, name: str) -> Count:
+        return added(self._before[kind].get(name, {}), self._now[kind].get(name, {}))
+
+
+def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> Count:
+    """The sum, number by number; of ``last_hit`` the later one. Tables keep what is above zero."""
+    total: Count = {}
+    for name in one.keys() | other.keys():
+        a, b = one.get(name), other.get(name)
+        if isinstance(a, dict) or isinstance(b, dict):
+            table = Counter(a or {})
+            table.update(b or {})
+            total[name] = dict(+table)
+        elif name == "last_hit":
+            total[name] = max(a or 0.0, b or 0.0)
+        else:
+            total[name] = (a or 0) + (b or 0)
+    return total
+
+
+def negative(count: Mapping[str, Any]) -> Count:
+    """What takes ``count`` back to zero when it is added."""
+    return {
+        name: {key: -number for key, number in value.items()} if isinstance(value, dict) else -value
+        for name, value in count.items()
+        if name != "last_hit"
+    }
+
+
+def target_status(door: Door, ledger: Ledger) -> TargetStatus:
+    """One target."""
+    count = ledger.target(door.number)
+    return TargetStatus(
+        name=door.name,
+        port=door.port,
+        ready=door.ready,
+        reason=door.reason,
+        redirect=door.namespace.redirect.kind,
+        addresses=door.namespace.addresses,
+        open=count.get("open", 0),
+        requests=count.get("requests", 0),
+        app_requests=count.get("app_requests", 0),
+        verdicts=count.get("verdicts", {}),
+        since=door.since,
+    )
+
+
+def intercept_status(
+    intercept: Intercept, store: Store, targets: Targets, sessions: Sessions, ledger: Ledger
+) -> InterceptStatus:
+    """One intercept: where it stands, and whatever keeps it from working, in sentences."""
+    ready = 0
+    problems: list[str] = []
+    for name in intercept.targets:
+        key = (name, intercept.port)
+        door = targets.door(key)
+        if door is not None and door.ready:
+            ready += 1
+        elif door is not None:
+            problems.append(f"{name}: {door.reason} (since {max(0, time.time() - door.since):.0f} s)")
+        else:
+            failure = targets.failures.get(key)
+            problems.append(failure.message if failure is not None else f"{name}: not redirected yet")
+    count = ledger.intercept(intercept.name)
+    return InterceptStatus(
+        intercept=intercept,
+        ready=ready,
+        total=len(intercept.targets),
+        handler_up=store.handler_up(intercept),
+        session_up=sessions.up(intercept.session),
+        hits=max(0, count.get("hits", 0)),
+        last_hit=count.get("last_hit", 0.0) if count.get("hits", 0) > 0 else 0.0,
+        reasons=count.get("reasons", {}),
+        problems=tuple(problems),
+    )
+
+
+def memory_kib(pids: Iterable[int]) -> int:
+    """Resident memory of these processes together, in KiB (proc(5), VmRSS); 0 for those that are gone."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+                total += sum(int(line.split()[1]) for line in status if line.startswith("VmRSS:"))
+        except OSError:
+            continue
+    return total

@@ -1,0 +1,307 @@
+"""The supervisor's process: starts everything, looks after it, and puts everything back at the end.
+
+``tpnet agent run --local`` calls ``run_agent``; ``python -m tpnet.agent.supervisor`` does the same. It must
+never parse a byte of a client, and never end in an orderly way with anything of its own left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tpnet.agent.calls import Calls, Parts
+from tpnet.agent.feed import Feed
+from tpnet.agent.sessions import Sessions
+from tpnet.agent.state import StateFile
+from tpnet.agent.status import Ledger
+from tpnet.agent.targets import Targets
+from tpnet.agent.workers import Workers
+from tpnet.control.local.protocol import default_run_dir
+from tpnet.control.local.server import ControlServer, peer
+from tpnet.control.local.store import Store
+from tpnet.datapath.netns import all_namespaces
+from tpnet.datapath.program import compile_program
+from tpnet.datapath.redirect import probe
+from tpnet.datapath.source_address import sweep_all
+from tpnet.model import AgentStatus, Conflict, Refused, TpnetError
+from tpnet.proxy.channel import AppRefused, Counters, Drained, NeedSockets
+from tpnet.tunnel import AGENT_UDP_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tpnet.datapath.program import Program
+    from tpnet.proxy.channel import Message
+
+_log = logging.getLogger(__name__)
+
+WORKER_UID = 74747
+"""User and group of the worker: nobody else's, between those of distributions and the subordinate ids."""
+LOCK_NAME = "\0tpnet-agent"
+"""The abstract Unix socket in the node's namespace that says: an agent runs here.
+
+It vanishes with its holder.
+"""
+MIRROR_EVERY = 0.2
+"""Seconds between two looks at what listens in the targets' namespaces."""
+LOOK_EVERY = 1.0
+"""Seconds between two looks at everything else: leases, vanished targets, the tunnel's device."""
+END_SECONDS = 3.0
+"""Seconds that open connections have when the agent is told to end."""
+
+
+class Agent:
+    """One agent's life: ``start``, then ``run`` until ``stop``, then ``close``."""
+
+    def __init__(self, run_dir: Path, *, udp_port: int, worker_uid: int) -> None:
+        self._run_dir = run_dir
+        self._udp_port = udp_port
+        self._worker_uid = worker_uid
+        self._undo = contextlib.AsyncExitStack()
+        self._stopping = asyncio.Event()
+        self.calls: Calls | None = None
+
+    async def start(self) -> AgentStatus:
+        """Everything up to the control socket. Raises ``TpnetError``; ``close`` is needed all the same."""
+        started = time.time()
+        undo = self._undo
+        undo.callback(take_lock().close)
+        try:
+            self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise TpnetError(
+                f"The run directory {self._run_dir} cannot be made: {error.strerror}.",
+                "Choose another: TPNET_RUN_DIR=/run/tpnet",
+            ) from error
+        raise_file_limit()
+        state = StateFile(self._run_dir)
+        await asyncio.to_thread(sweep, state)
+
+        store = Store()
+        self._workers = workers = Workers(
+            self._worker_uid, self._worker_ready, self._worker_lost, self._worker_says
+        )
+        self._sessions = sessions = Sessions(store, workers, self._udp_port)
+        compiling = asyncio.create_task(asyncio.to_thread(compile_and_probe))
+        try:
+            await sessions.start()
+            undo.callback(sessions.close)
+        finally:
+            with contextlib.suppress(TpnetError):
+                await compiling
+        program = await compiling
+
+        self._ledger = Ledger()
+        self._targets = targets = Targets(program, workers, state)
+        self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
+        undo.push_async_callback(workers.close)
+        workers.start()
+        await workers.wait_ready()
+        undo.push_async_callback(targets.close, END_SECONDS)
+
+        redirect = ("ebpf", "It passed its self-test on this kernel.")
+        parts = Parts(store, targets, workers, sessions, self._ledger, redirect, started)
+        self.calls = calls = Calls(parts)
+        server = ControlServer(self._run_dir, calls)
+        undo.push_async_callback(server.close)
+        await server.start()
+        _log.info("taking orders at %s", server.path)
+        return await calls.info()
+
+    def stop(self) -> None:
+        """End soon."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Look after everything until ``stop``."""
+        calls = self.calls
+        assert calls is not None, "started"
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(MIRROR_EVERY, self._mirror))
+            group.create_task(self._every(LOOK_EVERY, lambda: self._look(calls)))
+
+    async def _every(self, seconds: float, func: Callable[[], Awaitable[None]]) -> None:
+        while not self._stopping.is_set():
+            await func()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _mirror(self) -> None:
+        self._targets.mirror()
+
+    async def close(self) -> None:
+        """Give every target back, let connections end for seconds, undo every change, end every process."""
+        await self._undo.aclose()
+
+    async def _look(self, calls: Calls) -> None:
+        try:
+            self._targets.look_for_the_vanished()
+            await calls.expire_sessions()
+            await calls.reconcile()
+            await self._sessions.mend()
+        except TpnetError as error:
+            _log.warning("%s", error.message)
+
+    def _worker_ready(self) -> None:
+        self._sessions.worker_ready()
+        self._targets.worker_ready()
+
+    def _worker_lost(self, pause: float) -> None:
+        self._targets.worker_lost(pause)
+        self._ledger.worker_lost()
+
+    def _worker_says(self, message: Message) -> None:
+        match message:
+            case NeedSockets():
+                self._feed.need(message)
+            case Counters():
+                self._ledger.take(message)
+            case Drained(number):
+                self._targets.drained(number)
+            case AppRefused(number):
+                self._targets.mirror_of(number)
+            case _:
+                _log.warning("the worker says what only a supervisor may: %s", type(message).__name__)
+
+
+def take_lock() -> socket.socket:
+    """Say that this process is the node's agent, for as long as the returned socket is open.
+
+    Raises ``Conflict`` with the other one's process id.
+    """
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        lock.bind(LOCK_NAME)
+        lock.listen(1)  # so that others can ask who we are
+    except OSError as error:
+        lock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise TpnetError(f"The node's lock could not be taken: {error.strerror}.") from error
+        raise Conflict(
+            f"Another agent runs on this node already ({_lock_holder()}).",
+            "Only one agent may run on a node. Stop the other one first.",
+        ) from error
+    return lock
+
+
+def _lock_holder() -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.setblocking(False)
+        try:
+            other.connect(LOCK_NAME)
+            return f"process {peer(other)[0]}"
+        except OSError:
+            return "its process is unknown"
+
+
+def sweep(state: StateFile) -> None:
+    """Undo what an agent that was killed has left in any namespace."""
+    namespaces = all_namespaces()
+    try:
+        for label in sweep_all(namespaces, state.load()):
+            _log.info("undid in %s what an earlier agent had left", label)
+    finally:
+        for netns in namespaces:
+            netns.close()
+    state.clear()
+
+
+def compile_and_probe() -> Program:
+    """The redirect's program, proven to work on this kernel.
+
+    Raises ``TpnetError`` that says what is missing.
+    """
+    program = compile_program()
+    probe(program)
+    return program
+
+
+def raise_file_limit() -> None:
+    """As many descriptors as there may be: prepared sockets pass through here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run_agent(
+    run_dir: Path | None = None,
+    *,
+    udp_port: int = AGENT_UDP_PORT,
+    worker_uid: int = WORKER_UID,
+    on_ready: Callable[[AgentStatus], None] | None = None,
+) -> None:
+    """Run an agent until SIGTERM or SIGINT; a second signal ends it at once. In the main thread.
+
+    ``run_dir``: default ``default_run_dir()``. ``udp_port``: WireGuard's, 0 for any free one. ``on_ready`` is
+    called once orders are taken. Raises ``TpnetError`` when it cannot start: ``Refused`` without root or BPF,
+    ``Conflict`` beside another agent.
+    """
+    if os.geteuid() != 0:
+        raise Refused("The agent must run as root: it enters network namespaces.", "Use sudo.")
+    asyncio.run(_live(run_dir or default_run_dir(), udp_port, worker_uid, on_ready))
+
+
+async def _live(
+    run_dir: Path, udp_port: int, worker_uid: int, on_ready: Callable[[AgentStatus], None] | None
+) -> None:
+    agent = Agent(run_dir, udp_port=udp_port, worker_uid=worker_uid)
+    life = asyncio.create_task(_start_and_run(agent, on_ready))
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        _log.info("ending")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, os._exit, 1)
+        if agent.calls is None:
+            life.cancel()
+        else:
+            agent.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end)
+    try:
+        with contextlib.suppress(asyncio.CancelledError):
+            await life
+    finally:
+        await agent.close()
+    _log.info("ended")
+
+
+async def _start_and_run(agent: Agent, on_ready: Callable[[AgentStatus], None] | None) -> None:
+    info = await agent.start()
+    if on_ready is not None:
+        on_ready(info)
+    await agent.run()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run an agent with its log on standard error. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="tpnet.agent.supervisor")
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--udp-port", type=int, default=AGENT_UDP_PORT)
+    parser.add_argument("--worker-uid", type=int, default=WORKER_UID)
+    args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
+    )
+    try:
+        run_agent(args.run_dir, udp_port=args.udp_port, worker_uid=args.worker_uid)
+    except TpnetError as error:
+        _log.error("%s %s", error.message, error.hint)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""The worker process: started, spoken to, watched, and started again. One at a time.
+
+The supervisor makes one ``Workers`` in its event loop. It must never block on a worker that does not read,
+nor start one that dies in a tight loop: meanwhile all traffic is the app's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from tpnet.model import TpnetError
+from tpnet.proxy import channel
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from tpnet.proxy.channel import Message
+
+_log = logging.getLogger(__name__)
+
+READY_SECONDS = 10.0
+"""Seconds that a worker has to become ready before it is killed."""
+STABLE_SECONDS = 10.0
+"""Seconds of life after which a worker's death is not held against the next one."""
+LONGEST_PAUSE = 5.0
+"""Seconds between two starts, at most."""
+_END_SECONDS = 2.0
+_MAX_QUEUED = 10_000
+_BURST = 64
+"""Messages taken at once, so that one channel does not keep the loop."""
+
+
+def pause_before(failures: int) -> float:
+    """Seconds to wait before another start, after so many early deaths in a row: 0, 0, 0.2, 0.4, …."""
+    return 0.0 if failures < 2 else min(0.1 * 2 ** (failures - 1), LONGEST_PAUSE)
+
+
+class Workers:
+    """The worker of the moment.
+
+    ``on_ready()`` is called when it serves, ``on_lost(pause)`` as soon as it is gone (the next one starts in
+    ``pause`` seconds), ``on_message(message)`` for what it says. ``restarts`` counts workers that died.
+    """
+
+    def __init__(
+        self,
+        uid: int,
+        on_ready: Callable[[], None],
+        on_lost: Callable[[float], None],
+        on_message: Callable[[Message], None],
+    ) -> None:
+        self._uid = uid
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._on_message = on_message
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pidfd = -1
+        self._end: socket.socket | None = None
+        self._queue: deque[tuple[Message, list[int]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._started = 0.0
+        self._failures = 0
+        self._pause = 0.0
+        self._lost = False
+        self._closing = False
+        self._serving = asyncio.Event()
+        self._ended = asyncio.Event()
+        self.restarts = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether a worker serves at this moment."""
+        return self._serving.is_set()
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The process ids of living workers."""
+        return () if self._process is None else (self._process.pid,)
+
+    async def wait_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Wait until a worker serves. Raises ``TpnetError`` when none does in time."""
+        try:
+            await asyncio.wait_for(self._serving.wait(), seconds)
+        except TimeoutError:
+            raise TpnetError(
+                f"No worker became ready within {seconds:g} s; all traffic goes to the apps meanwhile.",
+                "The agent's output says why workers end.",
+            ) from None
+
+    def start(self) -> None:
+        """Start a worker; it says by itself when it serves."""
+        loop = asyncio.get_running_loop()
+        self._lost = False
+        self._started = time.monotonic()
+        self._end, theirs = channel.pair()
+        command = [sys.executable, "-m", "tpnet.proxy.worker", "--channel", str(theirs.fileno())]
+        command += ["--uid", str(self._uid)]
+        try:
+            # From the main thread: the worker is to die with the thread that started it.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/"
+            )
+            self._pidfd = os.pidfd_open(self._process.pid)
+        except OSError as error:
+            _log.error("no worker could be started: %s", error.strerror)
+            if self._process is not None:
+                self._process.kill()
+            self._gone()
+            return
+        finally:
+            theirs.close()
+        self._ended.clear()
+        loop.add_reader(self._pidfd, self._gone)
+        loop.add_reader(self._end.fileno(), self._read)
+        self._timer = loop.call_later(READY_SECONDS, self._too_late)
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Tell the worker something, in order; without a worker that serves it is lost.
+
+        ``fds`` stay the caller's.
+        """
+        if not self.ready or self._end is None:
+            return
+        if not self._queue and self._sent(message, fds):
+            return
+        try:
+            self._queue.append((message, [os.dup(fd) for fd in fds]))
+        except OSError:
+            self._kill("it could not be told something: descriptors ran out")
+            return
+        if len(self._queue) > _MAX_QUEUED:
+            self._kill("it does not read what it is told")
+            return
+        asyncio.get_running_loop().add_writer(self._end.fileno(), self._flush)
+
+    def offer(self, message: Message, fds: Sequence[int]) -> bool:
+        """Like ``send``, but only if the worker reads at once; whether it did."""
+        return self.ready and not self._queue and self._sent(message, fds)
+
+    async def close(self) -> None:
+        """End the worker: by the end of its channel, after two seconds by force."""
+        self._closing = True
+        self._serving.clear()
+        process = self._process
+        if self._timer is not None:
+            self._timer.cancel()
+        if process is None:
+            return
+        self._hang_up()
+        try:
+            await asyncio.wait_for(self._ended.wait(), _END_SECONDS)
+        except TimeoutError:
+            process.kill()
+            self._forget()
+
+    def _sent(self, message: Message, fds: Sequence[int]) -> bool:
+        """Send now. False: it does not read at this moment."""
+        assert self._end is not None, "there is a worker"
+        try:
+            channel.send(self._end, message, list(fds))
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # A worker that is gone is noticed by its pidfd; anything else leaves it without what it must
+            # know.
+            if not isinstance(error, BrokenPipeError | ConnectionError):
+                self._kill(f"it could not be told something: {error.strerror}")
+        return True
+
+    def _flush(self) -> None:
+        while self._queue:
+            message, fds = self._queue[0]
+            if not self._sent(message, fds):
+                return
+            self._drop_first()
+        if self._end is not None:
+            asyncio.get_running_loop().remove_writer(self._end.fileno())
+
+    def _drop_first(self) -> None:
+        for fd in self._queue.popleft()[1]:
+            os.close(fd)
+
+    def _read(self) -> None:
+        for _ in range(_BURST):
+            if self._end is None:
+                return
+            try:
+                received = channel.receive(self._end)
+            except BlockingIOError:
+                return
+            except ValueError as error:
+                self._kill(f"it said something that does not decode: {error}")
+                self._lose()
+                return
+            except OSError:
+                received = None
+            if received is None:  # it is dying, or has hung up, which must be the end of it too
+                if self._process is not None:
+                    self._process.kill()
+                self._lose()
+                return
+            message, fds = received
+            for fd in fds:  # workers have nothing to hand over
+                os.close(fd)
+            if isinstance(message, channel.Ready):
+                self._became_ready()
+            else:
+                self._on_message(message)
+
+    def _became_ready(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        _log.info("worker %d serves after %.2f s", self.pids[0], time.monotonic() - self._started)
+        self._serving.set()
+        self._on_ready()
+
+    def _too_late(self) -> None:
+        self._kill(f"it was not ready after {READY_SECONDS:g} s")
+
+    def _kill(self, why: str) -> None:
+        if self._process is not None:
+            _log.error("killing worker %d: %s", self._process.pid, why)
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGKILL)
+
+    def _hang_up(self) -> None:
+        if self._end is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._end.fileno())
+            loop.remove_writer(self._end.fileno())
+            self._end.close()
+            self._end = None
+
+    def _lose(self) -> None:
+        """It serves no more. Said at the first sign, and once: the targets go back to their apps now."""
+        if self._lost:
+            return
+        self._lost = True
+        self._serving.clear()
+        self._hang_up()
+        if self._closing:
+            return
+        young = time.monotonic() - self._started < STABLE_SECONDS
+        self._failures = self._failures + 1 if young else 1
+        self._pause = pause_before(self._failures)
+        self.restarts += 1
+        self._on_lost(self._pause)
+
+    def _gone(self) -> None:
+        """The process has ended."""
+        self._lose()
+        status = self._forget()
+        if self._closing:
+            return
+        pause = f" in {self._pause:g} s" if self._pause else ""
+        _log.warning("the worker ended (%s); another starts%s", status, pause)
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self.start)
+
+    def _forget(self) -> str:
+        """Let go of everything of the worker; how it ended."""
+        self._hang_up()
+        if self._timer is not None:
+            self._timer.cancel()
+        while self._queue:
+            self._drop_first()
+        if self._pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        process, self._process = self._process, None
+        self._ended.set()
+        if process is None:
+            return "not started"
+        code = process.wait()
+        return f"signal {-code}" if code < 0 else f"status {code}"
