@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
 from tpnet.control.local.client import LocalControl
@@ -91,7 +92,7 @@ class Bed:
         self.folder.chmod(0o755)
         self._undo = contextlib.ExitStack()
 
-    def __enter__(self) -> Bed:
+    def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             undo.callback(lambda: subprocess.run(["rm", "-rf", str(self.folder)], check=False))
             self._build(undo)
@@ -106,7 +107,21 @@ class Bed:
             sh("ip", "netns", "add", namespace)
             undo.callback(sh, "ip", "netns", "del", namespace)
             sh("ip", "-n", namespace, "link", "set", "lo", "up")
-        sh("ip", "-n", self.client, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", self.pod)
+        sh(
+            "ip",
+            "-n",
+            self.client,
+            "link",
+            "add",
+            "eth0",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            self.pod,
+        )
         for namespace, address in ((self.client, CLIENT), (self.pod, POD)):
             sh("ip", "-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
             sh("ip", "-n", namespace, "link", "set", "eth0", "up")
@@ -116,7 +131,9 @@ class Bed:
         for name, text in (("app", APP_CONF), ("nginx", NGINX_CONF), ("haproxy", HAPROXY_CONF)):
             (self.folder / f"{name}.conf").write_text(text.format(**values))
         for name in ("app", "nginx"):
-            self._start(undo, self.pod, "nginx", "-c", str(self.folder / f"{name}.conf"), "-e", str(self.folder / "e"))
+            self._start(
+                undo, self.pod, "nginx", "-c", str(self.folder / f"{name}.conf"), "-e", str(self.folder / "e")
+            )
         self._start(undo, self.pod, "haproxy", "-q", "-db", "-f", str(self.folder / "haproxy.conf"))
         self._start(undo, self.node, str(Path(sys.executable).parent / "tpnet"), "agent", "run", "--local",
                     "--run-dir", str(self.folder / "run"))  # fmt: skip
@@ -163,7 +180,7 @@ class Bed:
 
     def intercept(self, count: int = 1) -> None:
         """Have ``count`` personal intercepts on the app's port; none takes the benchmark's requests."""
-        key = KeyPair.generate().public
+        key = KeyPair().public
         session = self.control.register_session(Session("bench@laptop", "bench", key)).session
         for number in range(count):
             self.control.create_intercept(

@@ -11,12 +11,15 @@ import platform
 import re
 import statistics
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bed import APP, DIRECT, HAPROXY, NGINX, POD, Bed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ROUNDS = 5
 SECONDS = 3
@@ -50,7 +53,9 @@ class Result:
 def wrk(bed: Bed, port: int, connections: int, *headers: str) -> tuple[float, float]:
     """Requests a second, and the median latency in microseconds."""
     flags = [flag for header in headers for flag in ("-H", header)]
-    text = bed.in_client("wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", *flags, f"http://{POD}:{port}/")
+    text = bed.in_client(
+        "wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", *flags, f"http://{POD}:{port}/"
+    )
     if re.search(r"Non-2xx|Socket errors", text):
         raise SystemExit(f"requests failed on port {port}:\n{text}")
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])
@@ -119,7 +124,9 @@ def measure(bed: Bed) -> list[Result]:
         {"haproxy": 0.7},
     )
     say("1 GiB answer")
-    results += compare("MB/s, 1 GiB answer", interleaved(bed, lambda port: body(bed, port), PATHS), {"direct": 0.7})
+    results += compare(
+        "MB/s, 1 GiB answer", interleaved(bed, lambda port: body(bed, port), PATHS), {"direct": 0.7}
+    )
     say("a thousand intercepts on the port")
     one = interleaved(bed, lambda port: wrk(bed, port, 32)[0], {"tpnet": APP, "haproxy": HAPROXY})
     bed.intercept(1000)

@@ -4,8 +4,8 @@ from tpnet.model.errors import Conflict, InvalidInput, NotThere, Refused, TpnetE
 from tpnet.model.objects import HeaderRule, Intercept, OnFailure, PathKind, PathRule, Session
 from tpnet.model.status import (
     AgentStatus,
-    Explanation,
     ExplainStep,
+    Explanation,
     InterceptStatus,
     SessionGrant,
     SessionStatus,

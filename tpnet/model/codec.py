@@ -6,7 +6,6 @@ refused with a sentence that names it.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, TypeVar, cast
 
 from tpnet.model.errors import InvalidInput
@@ -14,11 +13,15 @@ from tpnet.model.errors import InvalidInput
 T = TypeVar("T")
 
 
-@cache
-def _adapter(cls: type[Any]) -> Any:
+_adapters: dict[type, Any] = {}
+
+
+def _adapter(cls: type) -> Any:
     from pydantic import ConfigDict, TypeAdapter, with_config
 
-    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(cls))
+    if cls not in _adapters:
+        _adapters[cls] = TypeAdapter(with_config(ConfigDict(extra="forbid"))(cls))
+    return _adapters[cls]
 
 
 def encode(obj: object) -> dict[str, Any]:

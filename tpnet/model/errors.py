@@ -27,10 +27,9 @@ class TpnetError(Exception):
     @staticmethod
     def from_json(data: dict[str, Any]) -> TpnetError:
         """The error that ``to_json`` described; an unknown kind becomes a plain ``TpnetError``."""
-        for cls in (TpnetError, *TpnetError.__subclasses__()):
-            if cls.kind == data.get("kind"):
-                return cls(str(data.get("message", "")), str(data.get("hint", "")))
-        return TpnetError(str(data.get("message", "")), str(data.get("hint", "")))
+        kinds: list[type[TpnetError]] = TpnetError.__subclasses__()
+        cls = next((cls for cls in kinds if cls.kind == data.get("kind")), TpnetError)
+        return cls(str(data.get("message", "")), str(data.get("hint", "")))
 
 
 class InvalidInput(TpnetError):

@@ -128,14 +128,32 @@ class Counters:
 
 
 Message = (
-    AddTarget | SetRules | SetSession | DropSession | Sockets | RemoveTarget
-    | Ready | NeedSockets | AppRefused | Drained | Counters
+    AddTarget
+    | SetRules
+    | SetSession
+    | DropSession
+    | Sockets
+    | RemoveTarget
+    | Ready
+    | NeedSockets
+    | AppRefused
+    | Drained
+    | Counters
 )
 _KINDS: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
-        AddTarget, SetRules, SetSession, DropSession, Sockets, RemoveTarget,
-        Ready, NeedSockets, AppRefused, Drained, Counters,
+        AddTarget,
+        SetRules,
+        SetSession,
+        DropSession,
+        Sockets,
+        RemoveTarget,
+        Ready,
+        NeedSockets,
+        AppRefused,
+        Drained,
+        Counters,
     )
 }
 
