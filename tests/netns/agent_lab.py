@@ -156,7 +156,7 @@ class AgentLab:
     def close(self):
         try:
             for name in self._sessions:
-                with contextlib.suppress(NotThere):
+                with contextlib.suppress(NotThere):  # the agent may have been killed
                     self.control.end_session(name)
         finally:
             self._stack.close()

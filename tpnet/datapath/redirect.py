@@ -217,6 +217,9 @@ def make_listener(netns: NetNs) -> socket.socket:
     listener.setblocking(False)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    # Accepted sockets hold the app's port (__inet_inherit_port); with this they do not keep an app that
+    # restarts, and sets it too, from binding it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     for port in random.sample(_PORTS, 50):
         try:
             listener.bind((address, port))
