@@ -1,0 +1,1 @@
+"""The command line. Nothing imports this; it imports the rest lazily, so that ``tpnet --help`` is quick."""

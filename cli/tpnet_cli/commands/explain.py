@@ -1,0 +1,54 @@
+"""``tpnet explain``: a dry run. Nothing is sent; the agent's own rules decide."""
+
+from __future__ import annotations
+
+import click
+
+from tpnet.model import InvalidInput
+from tpnet_cli.output import is_data, output_option, write_data
+
+_HELP = """Show where a request would go, and why. Sends nothing.
+
+\b
+Example:
+  tpnet explain shop-1 -X POST /api/pay -H 'Coder: Bob'
+"""
+
+
+@click.command(help=_HELP)
+@click.argument("target")
+@click.argument("path", default="/")
+@click.option(
+    "-X", "--method", "--request", default="GET", show_default=True, metavar="METHOD", help="The method."
+)
+@click.option(
+    "-H", "--header", "headers", multiple=True, metavar="'KEY: VALUE'", help="A header; as often as needed."
+)
+@click.option("--port", "-p", type=click.IntRange(1, 65535), help="The service's port, when it is not plain.")
+@output_option("json", "yaml", "wide")
+def explain(
+    target: str, path: str, method: str, headers: tuple[str, ...], port: int | None, output: str | None
+) -> None:
+    """Ask the agent, which decides by the rules that its worker has."""
+    fields = [_field(text) for text in headers]
+    from tpnet.control.local import LocalControl
+    from tpnet.model.codec import encode
+
+    with LocalControl() as control:
+        explanation = control.explain(target, port, method, path, fields)
+    if is_data(output):
+        write_data(encode(explanation), output)
+        return
+    from tpnet_cli.terminal import make_console, show
+    from tpnet_cli.views.explain import explain_view
+
+    console = make_console()
+    show(explain_view(explanation, console.width), console)
+
+
+def _field(text: str) -> tuple[str, str]:
+    """``KEY: VALUE`` as curl takes it; blanks around the value are no part of it (RFC 9112 section 5.1)."""
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise InvalidInput(f"-H {text!r} is no header.", "Write it as for curl: -H 'Coder: Bob'")
+    return name, value.strip(" \t")

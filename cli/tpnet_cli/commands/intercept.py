@@ -1,0 +1,170 @@
+"""``tpnet intercept``: from flags to a standing intercept, saying each step as it is done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from tpnet.model import Intercept, OnFailure
+from tpnet_cli import identity, ports
+from tpnet_cli.output import is_data, output_option, write_data
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tpnet.model import InterceptStatus
+    from tpnet.rules import Rules
+    from tpnet_cli.terminal import Steps
+
+_HELP = """Make these requests of a service arrive at the process on this computer.
+
+\b
+TARGET is a network namespace (NAME or netns/NAME, wildcards allowed: 'shop-*'),
+a process (pid/N), a container (container/ID) or a path; a comma separates several.
+
+Without --http-header, or with --http-header auto, it takes the requests that carry your own id in the header
+x-tpnet-intercept-id. Of several intercepts of one port, the more specific one takes a request.
+
+\b
+Examples:
+  tpnet intercept shop-1
+  tpnet intercept 'shop-*' --http-header 'Coder: Bob' --http-path-prefix /api
+  tpnet intercept shop-1 --port 8080:80 --http-header all
+"""
+
+
+@click.command(help=_HELP)
+@click.argument("target")
+@click.option(
+    "--port",
+    "-p",
+    metavar="LOCAL[:REMOTE]",
+    help="Port of your process, and of the service. Default: the only one that the target has, for both.",
+)
+@click.option(
+    "--http-header",
+    "headers",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A header that requests must carry; all of several. KEY=~REGEX for a pattern; auto for an id "
+    "of your own; all for every request.",
+)
+@click.option("--http-path-equal", "path_equal", multiple=True, metavar="PATH", help="Only this path.")
+@click.option(
+    "--http-path-prefix", "path_prefix", multiple=True, metavar="PATH", help="Only paths that begin so."
+)
+@click.option(
+    "--http-path-regex", "path_regex", multiple=True, metavar="REGEX", help="Only paths that match wholly."
+)
+@click.option("--name", help="Its name. Default: the target's and yours.")
+@click.option(
+    "--on-failure",
+    type=click.Choice([str(choice) for choice in OnFailure]),
+    default=str(OnFailure.APP),
+    show_default=True,
+    help="Where its requests go while your process is not there: to the app, or to a 502.",
+)
+@click.option(
+    "--to", "host", default="127.0.0.1", metavar="HOST", show_default=True, help="Where your process listens."
+)
+@click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
+@output_option("json", "yaml")
+def intercept(
+    target: str,
+    port: str | None,
+    headers: tuple[str, ...],
+    path_equal: tuple[str, ...],
+    path_prefix: tuple[str, ...],
+    path_regex: tuple[str, ...],
+    name: str | None,
+    on_failure: str,
+    host: str,
+    user: str | None,
+    output: str | None,
+) -> None:
+    """Hold the steps in order; each is a function below."""
+    # What costs nothing to check comes first: a mistyped flag is told before anything is asked or started.
+    local, remote = ports.parse_port(port) if port is not None else (None, None)
+    me = identity.user_name(user)
+    rules = _rules(headers, path_equal, path_prefix, path_regex)
+
+    from tpnet.control.local import LocalControl
+    from tpnet.model.codec import encode
+    from tpnet_cli.terminal import Steps, make_console, show
+    from tpnet_cli.views.made import made_view
+
+    console = make_console()
+    with LocalControl() as control:
+        targets = control.resolve(target)
+        ask = _ask_for_port if sys.stdin.isatty() and sys.stderr.isatty() and not is_data(output) else None
+        chosen = remote or ports.choose_port(target, targets, local, ask)
+        taken = {item.intercept.name for item in control.status().intercepts}
+    draft = Intercept(
+        name=name or identity.free_name(identity.default_name(target, me), taken),
+        user=me,
+        session="",
+        target=target,
+        targets=(),
+        port=chosen,
+        headers=rules.headers,
+        path=rules.path,
+        handler=f"[{host}]:{local or chosen}" if ":" in host else f"{host}:{local or chosen}",
+        on_failure=OnFailure(on_failure),
+    )
+    made = _make(draft, Steps(console, quiet=is_data(output)))
+    if is_data(output):
+        write_data(encode(made), output)
+    else:
+        show(made_view(made, rules, targets), console)
+
+
+def _rules(
+    headers: tuple[str, ...], equal: tuple[str, ...], prefix: tuple[str, ...], regex: tuple[str, ...]
+) -> Rules:
+    from tpnet.rules import parse_rules
+
+    own_id = identity.auto_id() if not headers or "auto" in headers else ""
+    return parse_rules(headers, equal, prefix, regex, own_id)
+
+
+def _ask_for_port(choices: Sequence[int]) -> int:
+    return int(
+        click.prompt(
+            "Which port of the service",
+            type=click.Choice([str(port) for port in choices]),
+            err=True,
+            prompt_suffix="? ",
+        )
+    )
+
+
+def _make(draft: Intercept, steps: Steps) -> InterceptStatus:
+    """Start the session if need be and create the intercept, a line for each step."""
+    from tpnet.control.local import LocalControl, default_run_dir
+    from tpnet.session import ensure_session
+    from tpnet_cli.terminal import OK, WAITING
+
+    with steps.doing("starting your session") as watch:
+        session = ensure_session(default_run_dir(), draft.user)
+        facts = session.info()
+    new = watch.seconds if time.time() - float(facts["started"]) < watch.seconds + 1 else None
+    tunnel = f"WireGuard to {facts['endpoint']}" if facts["endpoint"] else "WireGuard"
+    steps.done(OK, "session", f"{facts['session']} · {tunnel}", new)
+
+    with steps.doing(f"redirecting port {draft.port} of {draft.target}") as watch:
+        made = session.add(draft)
+    with LocalControl() as control:
+        kind = control.info().redirect
+    good = made.ready == made.total
+    said = f"{made.ready}/{made.total} redirected ({kind}) and probed"
+    steps.done(OK if good else WAITING, "targets", said, watch.seconds)
+    for problem in made.problems:
+        steps.done(WAITING, "", problem)
+    if not made.handler_up:
+        where = "to the app" if draft.on_failure is OnFailure.APP else "unanswered (502)"
+        said = f"nothing listens on {made.intercept.handler} yet; requests go {where} until it does"
+        steps.done(WAITING, "handler", said)
+    return made

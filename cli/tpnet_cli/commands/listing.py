@@ -1,0 +1,34 @@
+"""``tpnet list``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from tpnet_cli import identity
+from tpnet_cli.output import is_data, output_option, write_data
+
+
+@click.command("list")
+@click.option("--mine", is_flag=True, help="Only yours.")
+@click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
+@output_option("json", "yaml", "wide")
+def list_(mine: bool, user: str | None, output: str | None) -> None:
+    """List the intercepts: whose they are, what they take, and whether they work."""
+    from tpnet.control.local import LocalControl
+    from tpnet.model.codec import encode
+
+    me = identity.user_name(user)
+    with LocalControl() as control:
+        intercepts = control.status().intercepts
+    if mine:
+        intercepts = tuple(item for item in intercepts if item.intercept.user == me)
+    if is_data(output):
+        write_data([encode(item) for item in intercepts], output)
+        return
+    from tpnet_cli.terminal import UNLIMITED, make_console, show
+    from tpnet_cli.views.listing import list_view
+
+    console = make_console(width=UNLIMITED if output == "wide" else None)
+    show(list_view(intercepts, me, time.time(), console.width, wide=output == "wide"), console)

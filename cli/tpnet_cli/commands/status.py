@@ -1,0 +1,28 @@
+"""``tpnet status``."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from tpnet_cli.output import is_data, output_option, write_data
+
+
+@click.command()
+@output_option("json", "yaml", "wide")
+def status(output: str | None) -> None:
+    """Show agent, sessions, targets and intercepts in one view."""
+    from tpnet.control.local import LocalControl
+    from tpnet.model.codec import encode
+
+    with LocalControl() as control:
+        current = control.status()
+    if is_data(output):
+        write_data(encode(current), output)
+        return
+    from tpnet_cli.terminal import UNLIMITED, make_console, show
+    from tpnet_cli.views.status import status_view
+
+    console = make_console(width=UNLIMITED if output == "wide" else None)
+    show(status_view(current, time.time(), console.width, wide=output == "wide"), console)

@@ -1,0 +1,93 @@
+"""``tpnet watch``: the intercepts' requests as they come, asked of the agent once a second."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from tpnet.model import NotThere
+from tpnet_cli.output import is_data, output_option, write_data
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tpnet.control.local import LocalControl
+    from tpnet_cli.views.watch import Sample
+
+_PERIOD = 1.0
+
+
+@click.command()
+@click.argument("name", default="")
+@click.option("--once", is_flag=True, help="Show it once, and end.")
+@output_option("json", "yaml")
+def watch(name: str, once: bool, output: str | None) -> None:
+    """Follow the requests of the intercepts, or of the one called NAME, until Ctrl-C.
+
+    On a terminal the table stays in place. Elsewhere it is written again whenever something has changed; -o
+    json writes an object a line.
+    """
+    from tpnet.control.local import LocalControl
+
+    with LocalControl() as control:
+        first = _sample(control)
+        if name and name not in {item.intercept.name for item in first.status.intercepts}:
+            raise NotThere(f"There is no intercept {name}.", "See which there are: tpnet list")
+        if is_data(output):
+            _stream(control, first, name, once, output)
+        else:
+            _show(control, first, name, once)
+
+
+def _sample(control: LocalControl) -> Sample:
+    from tpnet_cli.views.watch import Sample
+
+    return Sample(control.status(), time.time())
+
+
+def _stream(control: LocalControl, sample: Sample, name: str, once: bool, output: str | None) -> None:
+    from tpnet.model.codec import encode
+    from tpnet_cli.views.watch import select
+
+    while True:
+        intercepts = [encode(item) for item in select(sample.status, name)]
+        targets = [encode(target) for target in sample.status.targets]
+        write_data({"time": sample.at, "intercepts": intercepts, "targets": targets}, output, lines=not once)
+        if once:
+            return
+        time.sleep(_PERIOD)
+        sample = _sample(control)
+
+
+def _show(control: LocalControl, sample: Sample, name: str, once: bool) -> None:
+    from tpnet_cli.terminal import make_console, rendered, show
+    from tpnet_cli.views.watch import watch_view
+
+    console = make_console()
+    if once:
+        show(watch_view(sample, None, name, console.width), console)
+    elif console.is_terminal:
+        _show_live(control, sample, name, console)
+    else:
+        before, last = None, ""
+        while True:
+            view = rendered(watch_view(sample, before, name, console.width), console)
+            if view != last:
+                click.echo(f"{time.strftime('%H:%M:%S', time.localtime(sample.at))}\n{view}")
+            time.sleep(_PERIOD)
+            before, last, sample = sample, view, _sample(control)
+
+
+def _show_live(control: LocalControl, sample: Sample, name: str, console: Console) -> None:
+    from rich.live import Live
+
+    from tpnet_cli.views.watch import watch_view
+
+    first = watch_view(sample, None, name, console.width)
+    with Live(first, console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        while True:
+            time.sleep(_PERIOD)
+            before, sample = sample, _sample(control)
+            live.update(watch_view(sample, before, name, console.width), refresh=True)

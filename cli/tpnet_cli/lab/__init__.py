@@ -1,0 +1,1 @@
+"""A network in namespaces of this machine to try tpnet in: clients, a node with a shop, two laptops."""

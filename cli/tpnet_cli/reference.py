@@ -1,0 +1,61 @@
+"""``python -m tpnet_cli.reference``: the reference of every command as Markdown, made from the commands.
+
+``make docs`` writes it to docs/reference/cli.md; a test compares the two. It must depend on nothing but the
+commands: no terminal, no environment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from tpnet_cli.main import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEAD = """\
+# Commands
+
+This page is made from the commands themselves: `make docs`.
+What each exit code means: [exit codes](exit-codes.md).
+
+| environment | means | default |
+|---|---|---|
+| `TPNET_RUN_DIR` | the agent's folder, with its socket | `/run/tpnet` |
+| `TPNET_USER` | your name | who called sudo, or who logged in |
+| `TPNET_STATE_DIR` | where the id of `--http-header auto` is kept | `~/.local/state/tpnet` |
+| `TPNET_LAB_DIR` | the labs' files | `/run/tpnet-lab` |
+| `NO_COLOR` | no colours | |
+| `COLUMNS` | the width of tables | the terminal's |
+
+What is not a terminal gets every column, no colours and no control codes.
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    context = _context(cli, "tpnet", None)
+    parts = [_HEAD]
+    parts += [f"## `{path}`\n\n```\n{text}\n```\n" for path, text in _commands(cli, context)]
+    return "\n".join(parts)
+
+
+def _commands(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
+    yield context.command_path, command.get_help(context)
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            if child is not None and not child.hidden:
+                yield from _commands(child, _context(child, name, context))
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None) -> click.Context:
+    return click.Context(
+        command, parent, name, max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+    )
+
+
+if __name__ == "__main__":
+    print(render(), end="")

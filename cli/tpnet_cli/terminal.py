@@ -1,0 +1,143 @@
+"""The terminal: how wide it is, whether it takes colour, and the line that turns while something takes long.
+
+Every command prints through this. It must never write a control code to what is not a terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import RenderableType
+
+UNLIMITED = 10_000
+"""Columns of what is not a terminal: a pipe gets every column and no cut text."""
+PATIENCE = 0.5
+"""Seconds that something may take before a terminal shows that it is under way."""
+
+_STEP_NAME, _STEP_TEXT, _STEP_TIME = 9, 56, 7
+"""Columns of the parts of a step's line; the time stands at the right end of 78."""
+
+OK = ("✓", "green")
+WAITING = ("!", "yellow")
+BROKEN = ("✗", "red")
+
+
+def make_console(file: TextIO | None = None, width: int | None = None) -> Console:
+    """A console on ``file`` (default: stdout). ``COLUMNS`` wins over the terminal; NO_COLOR is honoured."""
+    stream = file or sys.stdout
+    tty = stream.isatty() and os.environ.get("TERM") != "dumb"
+    if width is None:
+        columns = os.environ.get("COLUMNS", "")
+        if columns.isdigit() and int(columns) > 0:
+            width = int(columns)
+        elif not tty:
+            width = UNLIMITED
+    return Console(
+        file=stream,
+        width=width,
+        force_terminal=tty,
+        no_color=bool(os.environ.get("NO_COLOR")) or None,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=False,
+    )
+
+
+def show(renderable: RenderableType, console: Console | None = None) -> None:
+    """Print without blanks at the ends of lines, which tables would leave in files and pipes."""
+    console = console or make_console()
+    console.file.write(rendered(renderable, console))
+    console.file.flush()
+
+
+def rendered(renderable: RenderableType, console: Console) -> str:
+    """The text that ``show`` prints."""
+    buffer = io.StringIO()
+    copy = Console(
+        file=buffer,
+        width=console.width,
+        force_terminal=console.is_terminal,
+        no_color=console.no_color,
+        color_system=console.color_system,  # type: ignore[arg-type]  # rich says str, and means its own names
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    copy.print(renderable, crop=False)
+    return "".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines())
+
+
+def mark(kind: tuple[str, str]) -> Text:
+    """One of ``OK``, ``WAITING``, ``BROKEN`` as text; the colour only repeats what the sign says."""
+    return Text(kind[0], style=kind[1])
+
+
+class Steps:
+    """What a command does while it does it: one line per step, written when the step is done.
+
+    On a terminal a step that takes longer than ``PATIENCE`` shows a turning line until then.
+    """
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self._console = console
+        self._quiet = quiet
+
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[Watch]:
+        """Run the block; ``what`` (a sentence without a full stop) is shown when it takes long."""
+        watch = Watch()
+        if self._quiet or not self._console.is_terminal:
+            yield watch
+            return
+        status = self._console.status(Text(f"{what} …"), spinner="dots")
+        timer = threading.Timer(PATIENCE, status.start)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield watch
+        finally:
+            timer.cancel()
+            timer.join()
+            status.stop()
+
+    def done(self, kind: tuple[str, str], name: str, text: str, seconds: float | None = None) -> None:
+        """Write a step's line: sign, name, what is true now, how long it took."""
+        if self._quiet:
+            return
+        taken = ""
+        if seconds is not None:
+            taken = f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+        # Whatever does not fit goes on under the text's own beginning.
+        line = Table.grid(padding=(0, 1, 0, 0))
+        line.add_column(no_wrap=True)
+        line.add_column(width=_STEP_NAME, style="bold")
+        line.add_column(min_width=_STEP_TEXT if taken else None)
+        line.add_column(no_wrap=True, justify="right", min_width=_STEP_TIME, style="dim")
+        line.add_row(mark(kind), name, text, taken)
+        show(line, self._console)
+
+
+class Watch:
+    """A stop-watch that runs from its making."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the making."""
+        return time.monotonic() - self._start

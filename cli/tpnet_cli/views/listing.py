@@ -1,0 +1,112 @@
+"""The view of ``tpnet list``: a line for each intercept, and a sentence for each thing that is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+
+from tpnet.rules import describe
+from tpnet_cli import texts
+from tpnet_cli.tables import ALWAYS, Column, make_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from tpnet.model import InterceptStatus
+
+_COLUMNS = (
+    Column("NAME", ALWAYS, least=14),
+    Column("USER", 0),
+    Column("TARGET", 80, least=14),
+    Column("REQUESTS", ALWAYS, least=28),
+    Column("TO", 70, least=8),
+    Column("READY", 90),
+    Column("HITS", 85, "right"),
+    Column("LAST", 60),
+    Column("SINCE", 0),
+    Column("SESSION", 0),
+    Column("ON FAILURE", 0),
+)
+
+
+def list_view(
+    intercepts: Sequence[InterceptStatus], user: str, now: float, width: int, *, wide: bool = False
+) -> RenderableType:
+    """The table and, under it, the problems.
+
+    ``user`` is who asks: of others' intercepts ``TO`` shows their name.
+    """
+    if not intercepts:
+        return Group(
+            Text("No intercepts: every request goes to the app."),
+            Text.assemble(("try  ", "dim"), "tpnet intercept TARGET --http-header=auto"),
+        )
+    ordered = sorted(intercepts, key=lambda item: (item.intercept.target, item.intercept.serial))
+    table = make_table(_COLUMNS, [_row(item, user, now) for item in ordered], width, wide=wide)
+    lines = [problem_line(item.intercept.name, problem) for item in ordered for problem in problems_of(item)]
+    return Group(table, *lines)
+
+
+def problems_of(item: InterceptStatus) -> list[str]:
+    """What is wrong with an intercept, a sentence each, the agent's own words first."""
+    return [*item.problems, *ends_problems(item)]
+
+
+def ends_problems(item: InterceptStatus) -> list[str]:
+    """What is wrong at the developer's end, apart from the targets."""
+    if not item.session_up:
+        return [f"{item.intercept.user}'s session does not answer; {_meanwhile(item)}"]
+    if not item.handler_up:
+        return [f"nothing listens on {item.intercept.handler}; {_meanwhile(item)}"]
+    return []
+
+
+def problem_line(name: str, problem: str) -> Text:
+    """A problem under a table, indented."""
+    return Text.assemble(f"  {name}: ", (problem, "yellow"))
+
+
+def ready_cell(item: InterceptStatus) -> Text:
+    """``2/2``, with a sign when something is not as it should be."""
+    good = item.ready == item.total and item.total > 0 and not problems_of(item)
+    text = f"{item.ready}/{item.total}"
+    return Text(text, style="green") if good else Text(f"{text} !", style="yellow" if item.ready else "red")
+
+
+def to_cell(item: InterceptStatus, user: str) -> str:
+    """One's own handler, or the other developer's name."""
+    return texts.handler_text(item.intercept.handler) if item.intercept.user == user else item.intercept.user
+
+
+def target_text(item: InterceptStatus) -> str:
+    """The target as its user named it, and the port: ``shop-*:80``."""
+    return f"{item.intercept.target}:{item.intercept.port}"
+
+
+def _meanwhile(item: InterceptStatus) -> str:
+    from tpnet.model import OnFailure
+
+    if item.intercept.on_failure is OnFailure.ERROR:
+        return "its requests are answered with 502"
+    return "its requests go to the app"
+
+
+def _row(item: InterceptStatus, user: str, now: float) -> list[str | Text]:
+    intercept = item.intercept
+    return [
+        intercept.name,
+        intercept.user,
+        target_text(item),
+        describe(intercept),
+        to_cell(item, user),
+        ready_cell(item),
+        texts.count(item.hits),
+        Text(texts.ago(item.last_hit, now), style="" if item.last_hit else "dim"),
+        texts.clock(intercept.created, now),
+        intercept.session,
+        str(intercept.on_failure),
+    ]

@@ -1,0 +1,79 @@
+"""The last words of ``tpnet intercept`` and ``tpnet leave``: what is true now, and what to type next."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+
+from tpnet.model import OnFailure
+from tpnet_cli import texts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import RenderableType
+
+    from tpnet.model import InterceptStatus, TargetInfo
+    from tpnet.rules import Rules
+
+
+def made_view(made: InterceptStatus, rules: Rules, targets: Sequence[TargetInfo]) -> RenderableType:
+    """What the new intercept takes, where it sends it, what happens to the others; a request to try."""
+    intercept = made.intercept
+    name = intercept.name
+    others = "to the app, as before"
+    if intercept.on_failure is OnFailure.ERROR:
+        others += "; yours are answered with 502 while your handler is not there"
+    lines = [
+        Text(),
+        Text.assemble((name, "bold"), " is on."),
+        _said("takes", "   ".join([f"{intercept.target}:{intercept.port}", *texts.takes_parts(intercept)])),
+        _said("sends", f"to {intercept.handler}"),
+        _said("others", others),
+    ]
+    if rules.auto:
+        header = intercept.headers[0]
+        lines.append(_said("header", f"{header.name}: {header.value}"))
+    lines += [
+        Text(),
+        *_try_lines(made, targets),
+        Text.assemble(
+            ("watch  ", "dim"), f"tpnet watch {name}", ("        stop  ", "dim"), f"tpnet leave {name}"
+        ),
+    ]
+    return Group(*lines)
+
+
+def curl_line(made: InterceptStatus, targets: Sequence[TargetInfo]) -> str:
+    """A command that sends a request which the intercept takes; empty where none can be made up (regexes)."""
+    intercept = made.intercept
+    if any(rule.regex for rule in intercept.headers):
+        return ""
+    path = "/" if intercept.path is None else intercept.path.value
+    if intercept.path is not None and not path.startswith("/"):
+        return ""
+    if intercept.path is not None and intercept.path.kind == "regex":
+        return ""
+    addresses = [address for target in targets for address in target.addresses]
+    address = next((a for a in addresses if ":" not in a), addresses[0] if addresses else "")
+    if not address:
+        return ""
+    host = f"[{address}]" if ":" in address else address
+    port = "" if intercept.port == 80 else f":{intercept.port}"
+    words = ["curl"]
+    for rule in intercept.headers:
+        words += ["-H", f"{rule.name}: {rule.value}"]
+    return shlex.join([*words, f"http://{host}{port}{path}"])
+
+
+def _said(label: str, text: str) -> Text:
+    return Text.assemble(f"  {label:<8}", text)
+
+
+def _try_lines(made: InterceptStatus, targets: Sequence[TargetInfo]) -> list[Text]:
+    line = curl_line(made, targets)
+    # Not wrapped, so that it can be copied in one piece.
+    return [Text.assemble(("try    ", "dim"), line, no_wrap=True, overflow="ignore")] if line else []

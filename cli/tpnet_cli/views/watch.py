@@ -1,0 +1,112 @@
+"""The view of ``tpnet watch``: what each intercept takes at this moment, and what became of the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+
+from tpnet.rules import describe
+from tpnet_cli import texts
+from tpnet_cli.tables import ALWAYS, Column, make_table
+from tpnet_cli.views.listing import problem_line, problems_of, ready_cell
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from tpnet.model import InterceptStatus, Status, TargetStatus
+
+_COLUMNS = (
+    Column("NAME", ALWAYS, least=12),
+    Column("REQUESTS", 60, least=24),
+    Column("TO", 50, least=10),
+    Column("READY", 40),
+    Column("RATE", ALWAYS, "right"),
+    Column("HITS", 90, "right"),
+    Column("LAST", 70),
+    Column("MISSED", 80, least=12),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A status and when it was taken, in Unix seconds."""
+
+    status: Status
+    at: float
+
+
+def watch_view(sample: Sample, before: Sample | None, name: str, width: int) -> RenderableType:
+    """The intercepts (or the one called ``name``) and the app, with rates since the sample ``before``.
+
+    ``MISSED`` counts matched requests that did not reach their session, by reason.
+    """
+    chosen = select(sample.status, name)
+    if not chosen:
+        return Text("No intercepts: every request goes to the app.")
+    rows = [_row(item, sample, before) for item in chosen]
+    rows.append(_app_row(chosen, sample, before))
+    lines = [problem_line(item.intercept.name, text) for item in chosen for text in problems_of(item)]
+    words = texts.verdict_words(_verdicts(_targets(chosen, sample.status)))
+    if words:
+        lines.append(Text(f"  {' · '.join(words)}", style="dim"))
+    return Group(make_table(_COLUMNS, rows, width), *lines)
+
+
+def select(status: Status, name: str) -> list[InterceptStatus]:
+    """The intercept called ``name``, or all of them when it is empty, by target and age."""
+    found = [item for item in status.intercepts if name in {"", item.intercept.name}]
+    return sorted(found, key=lambda item: (item.intercept.target, item.intercept.serial))
+
+
+def _row(item: InterceptStatus, sample: Sample, before: Sample | None) -> list[str | Text]:
+    intercept = item.intercept
+    former = (
+        next((old for old in before.status.intercepts if old.intercept.name == intercept.name), None)
+        if before
+        else None
+    )
+    return [
+        intercept.name,
+        describe(intercept),
+        f"{intercept.user} {texts.handler_text(intercept.handler)}",
+        ready_cell(item),
+        _rate(item.hits, former.hits if former else None, sample, before),
+        texts.count(item.hits),
+        Text(texts.ago(item.last_hit, sample.at), style="" if item.last_hit else "dim"),
+        Text(texts.reasons_text(item.reasons), style="yellow"),
+    ]
+
+
+def _app_row(chosen: list[InterceptStatus], sample: Sample, before: Sample | None) -> list[str | Text]:
+    served = sum(target.app_requests for target in _targets(chosen, sample.status))
+    former = sum(target.app_requests for target in _targets(chosen, before.status)) if before else None
+    rate = _rate(served, former, sample, before)
+    return [Text("the app", style="dim"), "", "", "", rate, texts.count(served), "", ""]
+
+
+def _targets(chosen: list[InterceptStatus], status: Status) -> list[TargetStatus]:
+    wanted = {(name, item.intercept.port) for item in chosen for name in item.intercept.targets}
+    return [target for target in status.targets if (target.name, target.port) in wanted]
+
+
+def _verdicts(targets: list[TargetStatus]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for target in targets:
+        for letter, number in target.verdicts.items():
+            total[letter] = total.get(letter, 0) + number
+    return total
+
+
+def _rate(number: int, former: int | None, sample: Sample, before: Sample | None) -> str:
+    """Requests per second since ``before``.
+
+    A total that shrank began anew with a new worker: then it is all new.
+    """
+    if before is None or former is None or sample.at <= before.at:
+        return ""
+    fresh = number - former if number >= former else number
+    per_second = fresh / (sample.at - before.at)
+    return f"{per_second:,.0f}/s" if per_second >= 10 or not fresh else f"{per_second:.1f}/s"
