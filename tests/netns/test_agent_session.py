@@ -1,0 +1,247 @@
+"""The whole way: client, pod, worker, tunnel, session daemon, handler; every part is the real one."""
+
+import contextlib
+import os
+import signal
+import time
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from agent_lab import GET, MATCHED, Agent, AgentLab, ask, wait_until
+from podnet import App
+from tunnel_lab import Lab
+
+from tpnet.datapath.netns import NetNs
+from tpnet.model import Conflict, HeaderRule, OnFailure, PathKind, PathRule, TpnetError
+from tpnet.session.client import SessionClient, ensure_session
+
+
+class Laptops:
+    """Laptops, each joined to the agent's node, and their users' session daemons."""
+
+    def __init__(self, agent):
+        self.agent = agent
+        self._lab = Lab()
+        self._node = self._lab.keep(NetNs.from_name(agent.node))
+        self._users = []
+        self._apps = []
+
+    def user(self, name):
+        return User(self, name)
+
+    def connect(self, laptop):
+        self._lab.join(self._node, laptop)
+
+    def keep(self, user, app):
+        self._users.append(user)
+        self._apps.append(app)
+
+    def ns(self, label):
+        return self._lab.ns(label)
+
+    def close(self):
+        for user in self._users:
+            with contextlib.suppress(TpnetError):
+                SessionClient(self.agent.run_dir, user).quit()
+        for app in self._apps:
+            app.close()
+        self._lab.close()
+
+
+class User:
+    """A developer with a laptop, a handler on its port 8080, and a session."""
+
+    def __init__(self, laptops, name):
+        self.name = f"{name}{uuid4().hex[:4]}"
+        self.laptop = laptops.ns(self.name)
+        laptops.connect(self.laptop)
+        self.start_handler()
+        laptops.keep(self.name, self)
+        with self.laptop.entered():
+            self.client = ensure_session(laptops.agent.run_dir, self.name, name=f"{self.name}@laptop")
+
+    def start_handler(self):
+        self.handler = App(self.laptop, 8080, self.name, "http", "127.0.0.1")
+
+    def draft(self, lab, name, **more):
+        base = lab.intercept(f"{name}-{self.name}", self.name, handler="127.0.0.1:8080")
+        return replace(base, session="", **more)
+
+    def add(self, lab, name="orders", **more):
+        return self.client.add(self.draft(lab, name, **more))
+
+    def matched(self):
+        return GET % b"coder: %s\r\n" % self.name.encode()
+
+    def close(self):
+        self.handler.close()
+
+
+@pytest.fixture(scope="module")
+def agent():
+    agent = Agent()
+    yield agent.start()
+    agent.close()
+
+
+@pytest.fixture
+def lab(agent):
+    lab = AgentLab(agent)
+    lab.nginx()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def laptops(agent):
+    laptops = Laptops(agent)
+    yield laptops
+    laptops.close()
+
+
+def goes_to(lab, request, name, seconds=0.0):
+    """Whether it does; or does so within these seconds, and every answer until then was the app's or the name's."""
+    if not seconds:
+        return ask(lab.net, request) == (200, name)
+
+    def yet():
+        status, body = ask(lab.net, request)
+        assert (status, body) in {(200, name), (200, "the app")}
+        return body == name
+
+    return wait_until(yet, seconds)
+
+
+def test_matched_requests_go_to_the_handler_and_all_others_to_the_app(lab, laptops):
+    bob = laptops.user("bob")
+    status = bob.add(lab)
+    assert (status.ready, status.total, status.handler_up, status.session_up) == (1, 1, True, True)
+    for _ in range(3):
+        assert goes_to(lab, bob.matched(), bob.name)
+        assert goes_to(lab, GET % b"", "the app")
+        assert goes_to(lab, MATCHED, "the app")
+    with lab.net.connect(8080) as client:  # on one kept connection too, answers in the order of requests
+        client.sendall((bob.matched() + GET % b"") * 3)
+        answers = b""
+        while answers.count(b"the app\n") < 3:
+            data = client.recv(65536)
+            assert data
+            answers += data
+    bodies = [part.partition(b"\r\n\r\n")[2] for part in answers.split(b"HTTP/1.1 200")[1:]]
+    assert bodies == [bob.name.encode(), b"the app\n"] * 3
+
+    def counted():
+        (item,) = lab.control.status().intercepts
+        return item.hits == 6 and item.last_hit > time.time() - 10
+
+    wait_until(counted)
+    (session,) = lab.control.status().sessions
+    assert session.up
+    assert session.rtt_ms > 0
+    assert session.endpoint
+    assert 19 < session.lease_left <= 30
+    assert lab.control.explain(lab.pod.name, None, "GET", "/", [("coder", bob.name)]).reason == ""
+    bob.client.remove(f"orders-{bob.name}")
+    assert goes_to(lab, bob.matched(), "the app")
+
+
+def test_two_developers_a_global_one_and_a_path_at_once(lab, laptops):
+    bob, alice = laptops.user("bob"), laptops.user("alice")
+    bob.add(lab)
+    alice.add(lab, headers=(), path=PathRule(PathKind.PREFIX, "/api"))
+    assert goes_to(lab, bob.matched(), bob.name)  # personal beats global
+    assert goes_to(lab, GET % b"", alice.name)
+    assert goes_to(lab, GET.replace(b"/api", b"/other") % b"", "the app")
+    with pytest.raises(Conflict, match=f"{bob.name}'s intercept orders-{bob.name}"):
+        alice.add(lab, "second", headers=(HeaderRule("coder", bob.name),))
+    alice.client.quit()
+    assert goes_to(lab, GET % b"", "the app")
+    assert goes_to(lab, bob.matched(), bob.name)
+    assert [item.intercept.user for item in lab.control.status().intercepts] == [bob.name]
+
+
+def test_f02_laptop_killed_matched_requests_are_back_on_the_app_within_three_seconds(lab, laptops):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    assert goes_to(lab, bob.matched(), bob.name)
+    os.kill(bob.client.info()["pid"], signal.SIGKILL)
+    killed = time.monotonic()
+    slowest = 0.0
+    while (now := time.monotonic()) - killed < 3.5:
+        assert goes_to(lab, bob.matched(), "the app")
+        slowest = max(slowest, time.monotonic() - now)
+        time.sleep(0.05)
+    assert slowest < 1.5  # each until it is known: at most a second late
+    wait_until(lambda: not lab.control.status().intercepts[0].session_up, 1)
+    with bob.laptop.entered():  # the same user again takes the session over at once
+        bob.client = ensure_session(laptops.agent.run_dir, bob.name, name=f"{bob.name}@laptop")
+    bob.add(lab)
+    assert goes_to(lab, bob.matched(), bob.name)
+
+
+def test_f01_handler_that_is_not_there_sends_requests_to_the_app_and_back(lab, laptops):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    for _ in range(2):
+        bob.handler.close()
+        for _ in range(10):
+            began = time.monotonic()
+            assert goes_to(lab, bob.matched(), "the app")
+            assert time.monotonic() - began < 1
+        wait_until(lambda: not lab.control.status().intercepts[0].handler_up, 2)
+        assert goes_to(lab, bob.matched(), "the app")
+        bob.start_handler()
+        goes_to(lab, bob.matched(), bob.name, seconds=5)
+    assert lab.control.status().intercepts[0].handler_up
+
+
+def test_a_developer_who_wants_errors_gets_them(lab, laptops):
+    bob = laptops.user("bob")
+    bob.add(lab, on_failure=OnFailure.ERROR)
+    assert goes_to(lab, bob.matched(), bob.name)
+    bob.handler.close()
+    assert ask(lab.net, bob.matched())[0] == 502
+    assert goes_to(lab, GET % b"", "the app")
+
+
+def test_worker_killed_the_session_goes_on_with_the_next_one(lab, laptops):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    assert goes_to(lab, bob.matched(), bob.name)
+    old = lab.agent.worker()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: lab.agent.worker() != old)
+    goes_to(lab, bob.matched(), bob.name, seconds=5)
+
+
+def test_agent_killed_and_started_again_gets_session_and_intercept_back(laptops, lab):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    assert goes_to(lab, bob.matched(), bob.name)
+    lab.agent.kill()
+    with contextlib.suppress(ConnectionError):  # at most one reset per listener
+        goes_to(lab, bob.matched(), "the app")
+    assert goes_to(lab, bob.matched(), "the app")
+    lab.agent.start()
+    goes_to(lab, bob.matched(), bob.name, seconds=15)
+    assert lab.control.status().sessions[0].up
+
+
+def test_intercept_made_and_removed_under_load_with_a_session(lab, laptops):
+    bob = laptops.user("bob")
+    load = lab.load(new=2, kept=2)
+    load.wait(30)
+    for _ in range(5):
+        bob.add(lab)
+        for _ in range(5):
+            assert goes_to(lab, bob.matched(), bob.name)
+        load.wait(20)
+        bob.client.remove(f"orders-{bob.name}")
+        assert goes_to(lab, bob.matched(), "the app")
+        if not lab.control.status().sessions:  # the daemon ended with its last intercept
+            with bob.laptop.entered():
+                bob.client = ensure_session(laptops.agent.run_dir, bob.name, name=f"{bob.name}@laptop")
+    load.stop()
+    assert set(load.new) == {"ok"}, load.new
+    assert set(load.kept) == {"ok"}, load.kept
