@@ -286,7 +286,10 @@ def request_head(method: str, path: str, headers: Sequence[tuple[str, str]]) -> 
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     if any("\r" in line or "\n" in line for line in lines):
         raise InvalidInput("A request's method, path and headers have no line breaks.")
-    read = read_request("\r\n".join([*lines, "", ""]).encode())
+    try:
+        read = read_request("\r\n".join([*lines, "", ""]).encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInput("A request's method, path and headers are UTF-8.") from error
     if not isinstance(read, RequestHead):
         reason = getattr(read, "reason", "its first line is not one of HTTP/1")
         raise InvalidInput(f"No HTTP/1 request is like that: {reason}.", "Check method, path and headers.")

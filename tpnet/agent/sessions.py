@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+RETRY_SECONDS = 5.0
+"""Seconds between two attempts to make a tunnel whose device has died anew."""
+
 
 class Sessions:
     """Tunnel, peers and liveness. ``wireguard`` is the kind of device in use."""
@@ -43,6 +46,7 @@ class Sessions:
         self._names: dict[IPv6Address, str] = {}
         self._told: dict[str, SetSession] = {}
         self._lock = asyncio.Lock()
+        self._retry_at = 0.0
         self.wireguard = ""
 
     @property
@@ -139,8 +143,9 @@ class Sessions:
 
         Raises ``TpnetError`` when that fails; sessions are down until it succeeds.
         """
-        if self._end is not None and self._end.alive():
+        if (self._end is not None and self._end.alive()) or time.monotonic() < self._retry_at:
             return
+        self._retry_at = time.monotonic() + RETRY_SECONDS
         async with self._lock:
             if self._end is not None:
                 _log.error("the tunnel's device has died; making it anew")

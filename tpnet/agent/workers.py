@@ -45,6 +45,12 @@ def pause_before(failures: int) -> float:
     return 0.0 if failures < 2 else min(0.1 * 2 ** (failures - 1), LONGEST_PAUSE)
 
 
+def command(channel_fd: int, uid: int) -> list[str]:
+    """What starts a worker; the descriptor is its end of the channel."""
+    worker = [sys.executable, "-m", "tpnet.proxy.worker"]
+    return [*worker, "--channel", str(channel_fd), "--uid", str(uid)]
+
+
 class Workers:
     """The worker of the moment.
 
@@ -103,12 +109,13 @@ class Workers:
         self._lost = False
         self._started = time.monotonic()
         self._end, theirs = channel.pair()
-        command = [sys.executable, "-m", "tpnet.proxy.worker", "--channel", str(theirs.fileno())]
-        command += ["--uid", str(self._uid)]
         try:
             # From the main thread: the worker is to die with the thread that started it.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd="/"
+                command(theirs.fileno(), self._uid),
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                cwd="/",
             )
             self._pidfd = os.pidfd_open(self._process.pid)
         except OSError as error:

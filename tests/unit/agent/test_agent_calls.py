@@ -1,0 +1,68 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpnet.agent.calls import one_port, request_head
+from tpnet.agent.sessions import endpoint_text
+from tpnet.agent.workers import LONGEST_PAUSE, pause_before
+from tpnet.model import InvalidInput, TargetInfo
+
+
+def infos(*ports):
+    return [TargetInfo("netns/a", ports)]
+
+
+def test_the_port_that_is_meant_is_the_intercepted_one_or_the_only_one():
+    assert one_port("a", {80}, infos(80, 81)) == 80
+    assert one_port("a", set(), infos(81)) == 81
+    with pytest.raises(InvalidInput, match=r"These are intercepted: 80, 81\."):
+        one_port("a", {81, 80}, infos())
+    with pytest.raises(InvalidInput, match=r"These are listening: 1, 2\."):
+        one_port("a", set(), infos(2, 1))
+    with pytest.raises(InvalidInput, match="Nothing listens"):
+        one_port("a", set(), infos())
+
+
+def test_a_request_nobody_sent_is_read_as_one_that_was():
+    head = request_head("POST", "/a/b?c=d", [("X", "1"), ("x", "é")])
+    assert (head.method, head.path) == (b"POST", b"/a/b")
+    assert head.values(b"x") == [b"1", "é".encode()]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("", "/", []),
+        ("GET", "", []),
+        ("G ET", "/", []),
+        ("GET", "/ /", []),
+        ("GET", "/", [("", "x")]),
+        ("GET", "/", [("a", "b\nc: d")]),
+        ("GET\r\nx: y", "/", []),
+        ("GET", "/", [("a", "b\x00")]),
+        ("GET", "/\udcff", []),
+        ("GET", "/", [("content-length", "1"), ("content-length", "2")]),
+    ],
+)
+def test_what_is_no_request_is_refused(method, path, headers):
+    with pytest.raises(InvalidInput):
+        request_head(method, path, headers)
+
+
+@given(st.text(), st.text(), st.lists(st.tuples(st.text(), st.text()), max_size=3))
+def test_any_text_is_a_request_or_is_refused(method, path, headers):
+    try:
+        head = request_head(method, path, headers)
+    except InvalidInput:
+        return
+    assert head.raw.count(b"\r\n") == len(headers) + 2
+
+
+def test_pauses_between_workers_grow_and_end():
+    assert [round(pause_before(failures), 2) for failures in range(6)] == [0, 0, 0.2, 0.4, 0.8, 1.6]
+    assert pause_before(500) == LONGEST_PAUSE
+
+
+def test_endpoints_are_written_as_laptops_read_them():
+    assert endpoint_text("10.0.0.1", 5) == "10.0.0.1:5"
+    assert endpoint_text("fd00::1", 5) == "[fd00::1]:5"

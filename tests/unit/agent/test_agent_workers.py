@@ -1,0 +1,210 @@
+"""The supervisor's end of a worker, with workers that are a few lines of Python and keep all of their privileges."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tpnet.agent import workers as module
+from tpnet.agent.workers import Workers
+from tpnet.model import TpnetError
+from tpnet.proxy.channel import AddTarget, AppRefused, NeedSockets, Purpose, SetRules, Sockets
+
+PRELUDE = """
+import os, socket, sys, time
+from tpnet.proxy import channel
+from tpnet.proxy.channel import *
+end = socket.socket(fileno=int(sys.argv[1]))
+end.setblocking(True)
+ready = lambda: channel.send(end, Ready(os.getpid()))
+"""
+SERVES = """
+ready()
+while (received := channel.receive(end)) is not None:
+    message, fds = received
+    for fd in fds:
+        os.write(fd, b"x")
+    channel.send(end, AppRefused(getattr(message, "target", 0)))
+"""
+
+
+class Watched(Workers):
+    """Notes what it is told."""
+
+    def __init__(self):
+        self.events, self.said = [], []
+        super().__init__(
+            os.getuid(),
+            lambda: self.events.append("ready"),
+            self.events.append,
+            self.said.append,
+        )
+
+    async def until(self, condition):
+        async with asyncio.timeout(10):
+            while not condition():  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """``worker(code)``: what workers are from now on."""
+
+    def use(code):
+        script = PRELUDE + textwrap.dedent(code)
+        monkeypatch.setattr(module, "command", lambda fd, uid: [sys.executable, "-c", script, str(fd)])
+
+    return use
+
+
+@contextlib.asynccontextmanager
+async def started():
+    workers = Watched()
+    workers.start()
+    try:
+        yield workers
+    finally:
+        await workers.close()
+        assert workers.pids == ()
+
+
+def descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def run(coroutine):
+    before = descriptors()
+    asyncio.run(coroutine)
+    assert descriptors() == before
+
+
+def test_messages_and_descriptors_arrive_in_order(worker):
+    worker(SERVES)
+
+    async def body():
+        async with started() as workers:
+            assert not workers.ready
+            await workers.wait_ready()
+            ours, theirs = os.pipe()
+            for number in range(1, 201):
+                workers.send(AddTarget(number, "netns/a", 80), [theirs])
+            await workers.until(lambda: len(workers.said) == 200)
+            assert workers.said == [AppRefused(number) for number in range(1, 201)]
+            os.close(theirs)
+            assert os.read(ours, 1000) == b"x" * 200
+            os.close(ours)
+            assert workers.events == ["ready"]
+
+    run(body())
+
+
+def test_what_a_busy_worker_does_not_read_waits_and_offers_are_declined(worker):
+    worker("ready()\ntime.sleep(0.7)\n" + SERVES.replace("ready()", ""))
+
+    async def body():
+        async with started() as workers:
+            await workers.wait_ready()
+            ours, theirs = os.pipe()
+            big = [{"x": "y" * 50_000}]
+            for number in range(1, 101):
+                workers.send(SetRules(number, big), [theirs])
+            assert not workers.offer(Sockets(Purpose.APP4, 1), [theirs])
+            await workers.until(lambda: len(workers.said) == 100)
+            assert workers.said == [AppRefused(number) for number in range(1, 101)]
+            assert workers.offer(Sockets(Purpose.APP4, 7), [theirs])
+            await workers.until(lambda: workers.said[-1] == AppRefused(7))
+            os.close(theirs)
+            assert len(os.read(ours, 1000)) == 101
+            os.close(ours)
+
+    run(body())
+
+
+def test_a_worker_that_dies_is_noticed_at_once_and_replaced(worker):
+    worker(SERVES)
+
+    async def body():
+        async with started() as workers:
+            for turn in range(3):
+                await workers.until(lambda: workers.ready)
+                (pid,) = workers.pids
+                os.kill(pid, signal.SIGKILL)
+                await workers.until(lambda: not workers.ready)
+                workers.send(AddTarget(1, "lost", 80), [0])  # nobody there: no error
+                await workers.until(lambda: workers.ready)
+                assert workers.restarts == turn + 1
+                assert workers.pids != (pid,)
+            assert workers.events == ["ready", 0.0, "ready", 0.2, "ready", 0.4, "ready"]
+
+    run(body())
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "end.send(b'nonsense')\ntime.sleep(60)",
+        "ready()\nend.send(b'J[1')\ntime.sleep(60)",
+        "end.close()\ntime.sleep(60)",
+    ],
+)
+def test_a_worker_that_makes_no_sense_is_killed(worker, code):
+    worker(code)
+
+    async def body():
+        async with started() as workers:
+            await workers.until(lambda: workers.restarts == 2)
+            assert not workers.ready
+
+    run(body())
+
+
+def test_a_worker_that_is_never_ready_is_killed_and_said_so(worker, monkeypatch):
+    monkeypatch.setattr(module, "READY_SECONDS", 0.3)
+    worker("time.sleep(60)")
+
+    async def body():
+        async with started() as workers:
+            with pytest.raises(TpnetError, match=r"No worker became ready within 0\.1 s"):
+                await workers.wait_ready(0.1)
+            await workers.until(lambda: workers.restarts == 1)
+
+    run(body())
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch):
+    monkeypatch.setattr(module, "command", lambda fd, uid: ["/nowhere/python"])
+
+    async def body():
+        async with started() as workers:
+            await workers.until(lambda: workers.restarts == 2)
+
+    run(body())
+
+
+def test_a_worker_that_does_not_end_is_ended(worker, monkeypatch):
+    monkeypatch.setattr(module, "_END_SECONDS", 0.2)
+    worker("ready()\ntime.sleep(60)")
+
+    async def body():
+        async with started() as workers:
+            await workers.wait_ready()
+
+    run(body())
+
+
+def test_descriptors_that_a_worker_sends_are_closed(worker):
+    worker(
+        "ready()\nchannel.send(end, NeedSockets(Purpose.APP4, 3, 9), [0, 1, 2])\n"
+        + SERVES.replace("ready()", "")
+    )
+
+    async def body():
+        async with started() as workers:
+            await workers.until(lambda: workers.said == [NeedSockets(Purpose.APP4, 3, 9)])
+
+    run(body())
