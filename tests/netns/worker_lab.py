@@ -235,9 +235,11 @@ class WorkerLab:
                 ]
             else:
                 socks = app_sockets(netns, FAMILY[purpose], some)
-            self.send(Sockets(purpose, target), [sock.fileno() for sock in socks])
-            for sock in socks:
-                sock.close()
+            try:
+                self.send(Sockets(purpose, target), [sock.fileno() for sock in socks])
+            finally:
+                for sock in socks:
+                    sock.close()
 
     def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
         self._netns[target] = netns
@@ -281,14 +283,14 @@ class WorkerLab:
     def fds(self):
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
-    def reason(self, name, intercept="i1", seconds=3.0):
-        """How often a reason was counted; waits for the first time."""
+    def counted(self, reason, times, intercept="i1", seconds=3.0):
+        """Whether a reason comes to be counted so many times."""
         ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            if found := self.counters.intercepts.get(intercept, {}).get("reasons", {}).get(name):
-                return found
+        while True:
+            found = self.counters.intercepts.get(intercept, {}).get("reasons", {}).get(reason, 0)
+            if found >= times or time.monotonic() > ends:
+                return found == times
             time.sleep(0.05)
-        return 0
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)

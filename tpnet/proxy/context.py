@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from tpnet.proxy.channel import Message, NeedSockets, Purpose
 from tpnet.proxy.counters import Book
 from tpnet.proxy.loop import Deadlines, Loop, Socket
-from tpnet.proxy.stream import Pipes
+from tpnet.proxy.stream import PIPES, Pipes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,7 +61,8 @@ class Stock:
 
     __slots__ = ("_ask", "_asked", "_asked_at", "_least", "_loop", "_taken", "_want", "ready", "waiting")
 
-    def __init__(self, loop: Loop, least: int, ask: Callable[[int], None]) -> None:
+    def __init__(self, loop: Loop, least: int, ask: Callable[[int], int]) -> None:
+        """``ask`` asks for so many, or for fewer, and says for how many it did."""
         self._loop = loop
         self._ask = ask
         self._least = least
@@ -87,18 +88,22 @@ class Stock:
 
     def refill(self) -> None:
         """Ask for what is missing, unless that was asked for already."""
-        if self._asked and self._loop.now - self._asked_at > ASK_AGAIN:
+        loop = self._loop
+        if self._asked and loop.now - self._asked_at > ASK_AGAIN:
+            loop.sockets -= self._asked
             self._asked = 0
         missing = self._want + len(self.waiting) - len(self.ready) - self._asked
         if missing > 0:
-            self._asked += missing
-            self._asked_at = self._loop.now
-            self._ask(missing)
+            asked = self._ask(missing)
+            loop.sockets += asked  # they need room from now on
+            self._asked += asked
+            self._asked_at = loop.now
 
     def add(self, socks: list[Socket]) -> None:
         """Take what the supervisor prepared; those who wait for one are served first, in their order."""
-        self._loop.sockets += len(socks)
-        self._asked = max(self._asked - len(socks), 0)
+        asked = min(self._asked, len(socks))
+        self._asked -= asked
+        self._loop.sockets += len(socks) - asked
         self.ready.extend(socks)
         while self.waiting and self.ready:
             waiting = next(iter(self.waiting))
@@ -119,24 +124,27 @@ class Stock:
         for sock in self.ready:
             self._loop.close(sock)
         self.ready.clear()
+        self._loop.sockets -= self._asked
+        self._asked = 0
 
 
 class Context:
     """The shared state. ``tell`` sends to the supervisor; ``removed`` lists targets that have drained."""
 
     __slots__ = (
-        "awaiting", "book", "connecting", "holding", "lingering", "loop", "most_sockets", "paused", "pipes",
-        "removed", "session_stock", "sessions", "tell", "undecided", "waiting",
+        "_reserve", "awaiting", "book", "connecting", "holding", "lingering", "loop", "most_sockets", "paused",
+        "pipes", "removed", "session_stock", "sessions", "tell", "undecided", "waiting",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
         self.loop = loop = Loop()
-        self.pipes = Pipes()
+        self.pipes = Pipes(min(PIPES, file_limit // 64))
         self.book = Book()
         self.tell = tell
         self.sessions: dict[str, SessionState] = {}
         self.session_stock = self.stock(Purpose.SESSION, 0, 8)
-        self.most_sockets = file_limit - min(_RESERVE, file_limit // 3)
+        self._reserve = min(_RESERVE, file_limit // 3)
+        self.most_sockets = file_limit - self._reserve
         # Connections without a first line; sides that connect, or wait for a status byte; clients that close.
         self.removed: list[int] = []
         self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)
@@ -150,9 +158,12 @@ class Context:
     def stock(self, purpose: Purpose, target: int, least: int) -> Stock:
         """A stock whose sockets are asked for as ``purpose`` and ``target`` say."""
 
-        def ask(count: int) -> None:
-            room = self.most_sockets + _RESERVE // 4 - self.loop.sockets
-            if (count := min(count, room)) > 0:
-                self.tell(NeedSockets(purpose, count, target))
+        def ask(count: int) -> int:
+            # What is prepared ahead may use up half of the reserve, so that a client that was accepted gets its socket.
+            count = min(count, self.most_sockets + self._reserve // 2 - self.loop.sockets)
+            if count <= 0:
+                return 0
+            self.tell(NeedSockets(purpose, count, target))
+            return count
 
         return Stock(self.loop, least, ask)

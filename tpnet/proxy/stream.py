@@ -24,7 +24,7 @@ READ = 64 * 1024
 PIPE_SIZE = 1024 * 1024
 """Bytes of a pipe for ``splice(2)``; the kernel grants one user 64 such (fs.pipe-user-pages-soft)."""
 PIPES = 32
-"""Pipes kept open; directions beyond that are copied through user space."""
+"""Pipes kept open at most; directions beyond that are copied through user space."""
 BULKY = 32 * 1024
 """A read of at least so many bytes makes the next one worth a splice."""
 
@@ -41,17 +41,18 @@ Pipe = tuple[int, int]
 class Pipes:
     """Pipes that are empty and free. One is only taken while it holds bytes."""
 
-    __slots__ = ("_free", "_made")
+    __slots__ = ("_free", "_made", "_most")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = PIPES) -> None:
         self._free: list[Pipe] = []
         self._made = 0
+        self._most = most
 
     def take(self) -> Pipe | None:
         """A free pipe, its reading end first, or ``None`` when all are in use."""
         if self._free:
             return self._free.pop()
-        if self._made >= PIPES:
+        if self._made >= self._most:
             return None
         try:
             pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -64,7 +65,7 @@ class Pipes:
             # either.
             os.close(pipe[0])
             os.close(pipe[1])
-            self._made = PIPES
+            self._most = self._made
             return None
         self._made += 1
         return pipe
@@ -84,10 +85,10 @@ class Stream:
     """A connected, or connecting, socket.
 
     ``backlog`` is what waits to be written, in bytes, in a pipe or in user space; the pipe's bytes go first.
-    ``ended`` says that the other end's FIN has been read, ``shut`` that ours was sent, ``shutting`` that it
-    is to follow the backlog. ``broken`` says that a write has failed, ``bulky`` that the last read was a
-    large one, ``connecting`` that it is not established yet; whoever sees to that clears it, and then calls
-    ``flush``.
+    ``ended`` says that the other end's FIN has been read, ``shut`` that ours was sent, ``shutting`` that it is to
+    follow the backlog. ``broken`` says that a write has failed, ``bulky`` that the last read was a large one.
+    ``connecting`` says that it is not known to be established: nothing leaves before whoever learns of it clears
+    the flag and calls ``flush``.
     """
 
     __slots__ = (
@@ -125,7 +126,7 @@ class Stream:
 
     def send(self, data: bytes | memoryview) -> None:
         """Write ``data`` at once as far as the kernel takes it; keep the rest. Never raises ``OSError``."""
-        if not self.backlog:
+        if not self.backlog and not self.connecting:
             try:
                 sent = self.sock.send(data, _NOW)
             except BlockingIOError:

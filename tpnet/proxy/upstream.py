@@ -12,7 +12,7 @@ left.
 from __future__ import annotations
 
 import socket
-from errno import EINPROGRESS, EIO
+from errno import ECONNRESET, EINPROGRESS, EIO
 from typing import TYPE_CHECKING, NamedTuple
 
 from tpnet.proxy.farewell import Farewell
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REACHED = 0
 """The status byte of a handler that was reached."""
+
+_CLOSED = "session closed before the handler was reached"
 
 
 class Way(NamedTuple):
@@ -119,8 +121,10 @@ class SessionUpstream:
         stream, connection = self.stream, self.connection
         assert stream is not None
         if stream.connecting:
-            if stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                connection.fail_side(self, "session unreachable", delivered=False)
+            if error := stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                # A reset follows an accepted connection: the handler is what is missing.
+                reason = _CLOSED if error == ECONNRESET else "session unreachable"
+                connection.fail_side(self, reason, delivered=False)
                 return
             if not events & OUT:
                 return
@@ -155,7 +159,7 @@ class SessionUpstream:
             self.connection.context.awaiting.discard(self)
             self.connection.confirm(self.way)
         else:
-            reason = "handler refused" if status else "session closed before the handler was reached"
+            reason = "handler refused" if status else _CLOSED
             self.connection.fail_side(self, reason, delivered=False)
 
     def timed_out(self) -> None:

@@ -1,0 +1,312 @@
+import contextlib
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from worker_lab import UID, Server, WorkerLab, answer, answering
+
+PORT = 8080
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture
+def make_lab():
+    made = []
+
+    def make(**options):
+        made.append(WorkerLab(**options))
+        return made[-1]
+
+    yield make
+    for lab in made:
+        lab.close()
+
+
+@pytest.fixture
+def app(podnet):
+    server = Server(podnet.pod.netns, PORT, answering("app"), backlog=4096)
+    yield server
+    server.close()
+
+
+def until(condition, seconds=5.0):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def status(pid):
+    with open(f"/proc/{pid}/status") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+
+
+def test_the_worker_has_no_privileges_left(make_lab):
+    fields = status(make_lab().pid)
+    assert fields["Uid"].split() == fields["Gid"].split() == [str(UID)] * 4
+    assert fields["Groups"].strip() == ""
+    assert {fields[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+    assert fields["NoNewPrivs"] == "1"
+
+
+def test_a_process_that_dropped_its_privileges_can_do_nothing_with_them():
+    script = f"""
+import ctypes, os, tempfile
+from tpnet.proxy import privileges
+netns = os.open("/proc/self/ns/net", os.O_RDONLY)
+privileges.drop({UID})
+libc = ctypes.CDLL(None, use_errno=True)
+def errno(*call):
+    ctypes.set_errno(0)
+    result = libc[call[0]](*call[1:])
+    return ctypes.get_errno() if result < 0 else 0
+attr = ctypes.create_string_buffer(128)
+tries = dict(
+    setns=errno("setns", netns, 0x40000000),
+    bpf=errno("syscall", 321 if os.uname().machine == "x86_64" else 280, 5, attr, 128),
+    mount=errno("mount", b"none", b"/mnt", b"tmpfs", 0, None),
+    ptrace=errno("ptrace", 16, {os.getpid()}, 0, 0),
+    setuid=errno("setuid", 0),
+    raw=errno("socket", 2, 3, 6),
+    unshare=errno("unshare", 0x40000000),
+)
+print(tries, libc.prctl(3, 0, 0, 0, 0))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    tries, _, dumpable = done.stdout.strip().rpartition(" ")
+    assert eval(tries) == dict.fromkeys(("setns", "bpf", "mount", "ptrace", "setuid", "raw", "unshare"), 1)
+    assert dumpable == "0"
+
+
+def test_others_of_its_uid_cannot_read_its_memory(make_lab):
+    lab = make_lab()
+    done = subprocess.run(
+        ["setpriv", "--reuid", str(UID), "--clear-groups", "cat", f"/proc/{lab.pid}/maps"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Permission denied" in done.stderr
+
+
+def test_the_worker_ends_with_its_channel(make_lab):
+    lab = make_lab()
+    assert lab.close() == ""
+    assert lab.process.returncode == 0
+
+
+def test_the_worker_dies_with_its_parent():
+    script = """
+import os, subprocess, sys, time
+from tpnet.proxy import channel
+ours, theirs = channel.pair()
+child = subprocess.Popen([sys.executable, "-m", "tpnet.proxy.worker", "--channel", str(theirs.fileno()), "--uid", "64999"],
+                         pass_fds=[theirs.fileno()])
+ours.setblocking(True)
+channel.receive(ours)
+os.set_inheritable(ours.fileno(), True)
+keeper = subprocess.Popen(["sleep", "3"], pass_fds=[ours.fileno()])  # the channel outlives the parent
+print(child.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)
+    pid = int(done.stdout)
+
+    def gone():
+        with contextlib.suppress(OSError):
+            return status(pid)["State"].startswith("Z")
+        return True
+
+    until(gone, 2)
+
+
+def test_a_killed_worker_resets_its_connections_and_new_ones_reach_the_app(podnet, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(podnet.pod.netns, PORT, program)
+    open_ = []
+    for _ in range(20):
+        sock = podnet.connect(PORT)
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")
+        open_.append(sock)
+    lab.process.send_signal(signal.SIGKILL)
+    redirect.disable(PORT)
+    for sock in open_:
+        with pytest.raises(ConnectionResetError):
+            sock.recv(10)
+        sock.close()
+    with podnet.connect(PORT) as sock:
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")
+        assert app.accepted[-1][1] == podnet.pod.client_address[4]
+
+
+def test_an_error_of_ours_ends_one_connection_and_not_the_worker(podnet, make_lab, program, app):
+    lab = make_lab()
+    lab.add_target(podnet.pod.netns, PORT, program)
+    broken = {"name": "i1", "user": "u"}  # rules that do not decode
+    from tpnet.proxy.channel import SetRules
+
+    lab.send(SetRules(1, [broken]))
+    with podnet.connect(PORT) as sock:
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")
+    assert lab.close().startswith("tpnet worker: InvalidInput at codec.py:")
+
+
+def test_when_descriptors_run_out_open_connections_go_on_and_it_recovers(podnet, make_lab, program, app):
+    lab = make_lab(limit=256)
+    lab.add_target(podnet.pod.netns, PORT, program)
+    open_ = []
+    served = 0
+    for _ in range(150):  # two descriptors each
+        sock = podnet.connect(PORT)
+        sock.sendall(GET)
+        sock.settimeout(1.0 if served == len(open_) else 0.01)
+        open_.append(sock)
+        with contextlib.suppress(TimeoutError):
+            served += answer(sock) == (200, "app 0")
+    assert 40 < served < 130
+    used = lab.cpu()
+    open_[0].settimeout(5)
+    for _ in range(20):
+        open_[0].sendall(GET)
+        assert answer(open_[0]) == (200, "app 0")
+        time.sleep(0.05)
+    assert lab.cpu() - used < 0.3
+    for sock in open_[:100]:
+        sock.close()
+    for sock in open_[100:]:
+        sock.settimeout(5)
+        assert answer(sock) == (200, "app 0")
+        sock.close()
+    until(lambda: lab.target["open"] == 0)
+    assert lab.target["reasons"]["descriptors ran out"] > 0
+    with podnet.connect(PORT) as sock:
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")
+
+
+@pytest.fixture
+def many_files():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class QuietApp:
+    """Accepts in one thread and sends every connection the same, at once."""
+
+    def __init__(self, netns, data):
+        self.socket = netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.bind(("0.0.0.0", PORT))
+        self.socket.listen(4096)
+        self.open = []
+        self.data = data
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self.socket.accept()
+                self.open.append(sock)
+                sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while self.data:
+                        sock.send(self.data)
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+        for sock in self.open:
+            sock.close()
+
+
+@pytest.mark.parametrize(
+    ("request_", "flood", "most"),
+    [
+        (b"", b"", 8),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * 2000, b"", 16),
+        (b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\nslow", b"", 16),
+        (b"\xff", b"x" * 100_000, 72),
+    ],
+    ids=["idle", "slow head", "slow body", "slow reader"],
+)
+def test_a_thousand_connections_cost_little_and_leave_nothing(
+    podnet, make_lab, program, many_files, request_, flood, most
+):
+    lab = make_lab()
+    app = QuietApp(podnet.pod.netns, flood)
+    lab.add_target(podnet.pod.netns, PORT, program)
+    time.sleep(0.3)
+    files, before = lab.fds(), lab.rss()
+    open_ = []
+    try:
+        for _ in range(1000):
+            sock = podnet.client.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect((podnet.pod.address[4], PORT))
+            sock.sendall(request_)
+            open_.append(sock)
+        until(lambda: lab.target["open"] == 1000, 15)
+        time.sleep(0.5)
+        assert (lab.rss() - before) / 1000 < most
+        used = lab.cpu()
+        time.sleep(1)
+        assert lab.cpu() - used < 0.2
+        for sock in open_:
+            sock.close()
+        app.close()
+        until(lambda: lab.target["open"] == 0, 15)
+        until(lambda: lab.fds() < files + 600)  # of the stock, which has grown
+    finally:
+        for sock in open_:
+            sock.close()
+        app.close()
+
+
+def test_a_removed_target_ends_its_connections_and_says_so(podnet, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(podnet.pod.netns, PORT, program)
+    idle, busy, piped = (podnet.connect(PORT) for _ in range(3))
+    for sock in (idle, busy):
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")
+    piped.sendall(b"\xff")
+    redirect.disable(PORT)
+    lab.remove(2.0)
+    begun = time.monotonic()
+    idle.settimeout(5)
+    ended = threading.Event()
+
+    def keep_busy():
+        with contextlib.suppress(OSError, AssertionError):
+            while True:
+                busy.sendall(GET)
+                answer(busy)
+                time.sleep(0.1)
+        ended.set()
+
+    threading.Thread(target=keep_busy, daemon=True).start()
+    assert idle.recv(10) == b""  # FIN, not a reset
+    assert 0.9 < time.monotonic() - begun < 3.5
+    assert not lab.drained.is_set()
+    assert ended.wait(5), "a busy connection ends at a message's end after the grace"
+    assert time.monotonic() - begun > 1.9
+    piped.settimeout(10)
+    with pytest.raises(ConnectionResetError):
+        while piped.recv(10):
+            pass
+    assert 6.5 < time.monotonic() - begun < 10
+    assert lab.drained.wait(3)
+    for sock in (idle, busy, piped):
+        sock.close()
+    with podnet.connect(PORT) as sock:
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")

@@ -1,0 +1,314 @@
+import hashlib
+import os
+import socket
+import struct
+import threading
+import time
+
+import pytest
+from worker_lab import Server, WorkerLab, answer, answering, behind_tunnel, intercept, read_request
+
+PORT = 8080
+TUNNEL = 20001
+TO_APP = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+TO_ME = b"GET / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\n\r\n"
+POST_ME = b"POST / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@pytest.fixture
+def lab():
+    lab = WorkerLab()
+    yield lab
+    assert lab.close() == ""
+
+
+@pytest.fixture
+def bed(podnet, lab, program):
+    """``bed(serve)``: an app, and ``serve`` at the tunnel port; ``bed.log`` has what the app was asked."""
+
+    class Bed:
+        def __init__(self):
+            self.log = []
+            self.servers = [Server(podnet.pod.netns, PORT, answering("app", self.log))]
+
+        def __call__(self, serve, *, on_failure="app", ports=(TUNNEL,), up=True, **options):
+            if serve is not None:
+                self.servers.append(Server(podnet.client, TUNNEL, serve, **options))
+            lab.add_target(
+                podnet.pod.netns, PORT, program, intercepts=[intercept(PORT, TUNNEL, on_failure=on_failure)]
+            )
+            lab.session(podnet.client, ports, up=up)
+            return self.servers[-1]
+
+        def connect(self):
+            return podnet.connect(PORT)
+
+    bed = Bed()
+    yield bed
+    for server in bed.servers:
+        server.close()
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def test_each_request_goes_where_its_header_says_over_one_connection_per_side(bed, lab):
+    handler = bed(behind_tunnel(answering("handler")))
+    with bed.connect() as sock:
+        for _ in range(50):
+            sock.sendall(TO_ME)
+            assert answer(sock) == (200, "handler 0")
+            sock.sendall(TO_APP)
+            assert answer(sock) == (200, "app 0")
+        sock.sendall(POST_ME)
+        assert answer(sock) == (200, "handler 3")
+    assert len(handler.accepted) == 1
+    time.sleep(1.2)
+    assert lab.counters.intercepts["i1"]["hits"] == 51
+    assert lab.target["verdicts"] == {"F": 51, "F:app": 50}
+    assert lab.target["app_requests"] == 50
+
+
+def test_pipelined_requests_are_answered_in_order(bed):
+    bed(behind_tunnel(answering("handler")))
+    with bed.connect() as sock:
+        sock.sendall((TO_ME + TO_APP + POST_ME) * 10)
+        data = b""
+        while data.count(b"HTTP/1.1 200") < 30 or not data.endswith(b" 3"):
+            data += sock.recv(65536)
+    assert data.count(b"handler 0") == data.count(b"app 0") == data.count(b"handler 3") == 10
+    assert [part[-9:] for part in data.split(b"HTTP/1.1 200 OK")[1:4]] == [
+        b"handler 0",
+        b"\r\n\r\napp 0",
+        b"handler 3",
+    ]
+
+
+def refusing(sock):
+    sock.sendall(b"\1")
+    sock.shutdown(socket.SHUT_WR)
+    sock.recv(1000)
+    sock.close()
+
+
+def closing(sock):
+    sock.close()
+
+
+@pytest.mark.parametrize("serve", [refusing, closing, reset])
+@pytest.mark.parametrize("request_", [TO_ME, POST_ME])
+def test_what_the_handler_surely_did_not_get_goes_to_the_app(bed, lab, serve, request_):
+    bed(serve)
+    with bed.connect() as sock:
+        for count in (1, 2):
+            sock.sendall(request_)
+            assert answer(sock) == (200, "app 3" if request_ is POST_ME else "app 0")
+            assert len(bed.log) == count
+    reason = "handler refused" if serve is refusing else "session closed before the handler was reached"
+    assert lab.counted(reason, 2)
+    assert lab.counters.intercepts["i1"]["hits"] == 0
+
+
+def test_without_fallback_a_refused_request_is_answered_502(bed):
+    bed(refusing, on_failure="error")
+    with bed.connect() as sock:
+        sock.sendall(TO_ME)
+        assert answer(sock)[0] == 502
+        assert sock.recv(10) == b""
+    assert bed.log == []
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [({"ports": ()}, "handler not listening"), ({"up": False}, "session down")]
+)
+def test_a_session_known_to_be_away_is_not_asked(bed, lab, state, reason):
+    handler = bed(behind_tunnel(answering("handler")), **state)
+    with bed.connect() as sock:
+        sock.sendall(POST_ME)
+        assert answer(sock) == (200, "app 3")
+    assert handler.accepted == []
+    assert lab.counted(reason, 1)
+
+
+def test_a_session_known_to_be_away_is_answered_502_without_fallback(bed, lab):
+    bed(None, on_failure="error", up=False)
+    with bed.connect() as sock:
+        sock.sendall(TO_ME)
+        assert answer(sock)[0] == 502
+    assert lab.counted("session down", 1)
+
+
+def test_a_port_nobody_listens_on_costs_no_time(bed):
+    bed(None)
+    with bed.connect() as sock:
+        before = time.monotonic()
+        sock.sendall(POST_ME)
+        assert answer(sock) == (200, "app 3")
+        assert time.monotonic() - before < 0.05
+
+
+def test_a_dead_tunnel_delays_a_request_by_a_second_at_most(bed, lab, podnet):
+    bed(None)
+    lab.session(podnet.client, [TUNNEL], address="fd77:1::99")  # an address that nobody has
+    with bed.connect() as sock:
+        before = time.monotonic()
+        sock.sendall(POST_ME)
+        assert answer(sock) == (200, "app 3")
+        assert time.monotonic() - before < 1.2
+    assert lab.counted("session not reached in time", 1)
+
+
+def silent(sock):
+    sock.recv(1000)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize(("request_", "status"), [(TO_ME, 200), (POST_ME, 502)])
+def test_silence_after_the_connection_may_mean_delivered(bed, lab, request_, status):
+    bed(silent)
+    with bed.connect() as sock:
+        before = time.monotonic()
+        sock.sendall(request_)
+        assert answer(sock)[0] == status
+        assert 0.8 < time.monotonic() - before < 1.3
+    assert lab.counted("handler not reached in time", 1)
+
+
+@pytest.mark.parametrize(("request_", "status"), [(TO_ME, 200), (POST_ME, 502)])
+def test_a_tunnel_that_dies_before_the_answer(bed, lab, podnet, request_, status):
+    asked = threading.Event()
+
+    def handler(sock):
+        read_request(sock)
+        asked.set()
+        time.sleep(5)
+
+    bed(behind_tunnel(handler))
+    with bed.connect() as sock:
+        sock.sendall(request_)
+        assert asked.wait(5)
+        before = time.monotonic()
+        lab.session(podnet.client, [TUNNEL], up=False)
+        assert answer(sock)[0] == status
+        assert time.monotonic() - before < 0.2
+    assert lab.counted("session down", 1)
+    assert len(bed.log) == (status == 200)
+
+
+def test_a_tunnel_that_dies_in_an_answer_resets_the_client(bed, lab, podnet):
+    def handler(sock):
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun")
+        time.sleep(5)
+
+    bed(behind_tunnel(handler))
+    with bed.connect() as sock:
+        sock.sendall(TO_ME)
+        got = b""
+        while not got.endswith(b"begun"):
+            got += sock.recv(1000)
+        lab.session(podnet.client, [TUNNEL], up=False)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1000)
+
+
+def test_an_idle_session_connection_that_ends_is_dialled_anew(bed):
+    def handler(sock):
+        request = read_request(sock)
+        text = b"once %d" % len(request[1])
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(text), text))
+        sock.close()
+
+    server = bed(behind_tunnel(handler))
+    with bed.connect() as sock:
+        for count in (1, 2, 3):
+            sock.sendall(POST_ME)
+            assert answer(sock) == (200, "once 3")
+            assert len(server.accepted) == count
+            time.sleep(0.05)
+        sock.sendall(TO_APP)
+        assert answer(sock) == (200, "app 0")
+
+
+def test_an_upgrade_is_piped_to_the_handler(bed):
+    def handler(sock):
+        head = read_request(sock)[0]
+        assert b"websocket" in head
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        while data := sock.recv(65536):
+            sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+
+    bed(behind_tunnel(handler))
+    data = os.urandom(1 << 20)
+    with bed.connect() as sock:
+        sock.sendall(
+            b"GET / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+        )
+        got = bytearray()
+        while not got.endswith(b"\r\n\r\n"):
+            got += sock.recv(1000)
+        got.clear()
+        sender = threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR)))
+        sender.start()
+        while more := sock.recv(65536):
+            got += more
+        sender.join(5)
+    assert hashlib.sha256(got).digest() == hashlib.sha256(data).digest()
+
+
+@pytest.mark.parametrize("size", [10, 65_000, 200_000, 20_000_000])
+def test_uploads_to_the_handler_arrive_whole(bed, size):
+    got = []
+
+    def handler(sock):
+        body = read_request(sock)[1]
+        got.append(body)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+        sock.recv(10)
+
+    bed(behind_tunnel(handler))
+    body = os.urandom(size)
+    with bed.connect() as sock:
+        head = b"PUT / HTTP/1.1\r\nX-Me: me\r\nContent-Length: %d\r\n\r\n" % size
+        sender = threading.Thread(target=sock.sendall, args=(head + body,))
+        sender.start()
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += sock.recv(65536)
+        data = bytearray(data.partition(b"\r\n\r\n")[2])
+        while len(data) < size:
+            data += sock.recv(1 << 20)
+        sender.join(5)
+    assert got[0] == body
+    assert data == body
+
+
+def test_rules_change_for_the_next_request_of_an_open_connection(bed, lab):
+    bed(behind_tunnel(answering("handler")))
+    with bed.connect() as sock:
+        sock.sendall(TO_ME)
+        assert answer(sock) == (200, "handler 0")
+        lab.rules()
+        time.sleep(0.1)
+        sock.sendall(TO_ME)
+        assert answer(sock) == (200, "app 0")
+        lab.rules(intercept(PORT, TUNNEL))
+        time.sleep(0.1)
+        sock.sendall(TO_ME)
+        assert answer(sock) == (200, "handler 0")
+
+
+def test_requests_wait_for_sockets_to_be_prepared(bed):
+    bed(behind_tunnel(answering("handler")))
+    time.sleep(0.1)
+    open_ = []
+    for _ in range(40):  # more than the stock
+        sock = bed.connect()
+        sock.sendall(TO_ME)
+        open_.append(sock)
+    for sock in open_:
+        assert answer(sock) == (200, "handler 0")
+        sock.close()
