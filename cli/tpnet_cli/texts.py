@@ -41,8 +41,10 @@ def duration(seconds: float) -> str:
 
 
 def ago(then: float, now: float) -> str:
-    """How long ago a Unix time was; ``never`` for 0."""
-    return f"{duration(now - then)} ago" if then else "never"
+    """How long ago a Unix time was; ``now`` within the second, ``never`` for 0."""
+    if not then:
+        return "never"
+    return f"{duration(now - then)} ago" if now - then >= 1 else "now"
 
 
 def clock(then: float, now: float) -> str:

@@ -74,16 +74,13 @@ def _agent_lines(agent: AgentStatus, now: float) -> list[Text]:
     workers = ", ".join(str(pid) for pid in agent.worker_pids)
     working = f"worker {workers}" if workers else "no worker: requests go to the app"
     restarts = f", restarted {texts.counted(agent.worker_restarts, 'time')}" if agent.worker_restarts else ""
+    since = f" · since {texts.clock(agent.started, now)}" if agent.started else ""
     return [
-        _labelled(
-            "agent",
-            (f"{agent.node} · tpnet {agent.version} · kernel {agent.kernel}"),
-            f" · since {texts.clock(agent.started, now)}" if agent.started else "",
-        ),
-        _labelled("", Text(f"redirect {agent.redirect} · wireguard {agent.wireguard}")),
+        _labelled("agent", f"{agent.node} · tpnet {agent.version} · kernel {agent.kernel}{since}"),
+        _labelled("", f"redirect {agent.redirect}: {agent.redirect_reason}"),
         _labelled(
             "",
-            Text(f"supervisor {agent.pid}{memory} · "),
+            f"wireguard {agent.wireguard} · supervisor {agent.pid}{memory} · ",
             Text(f"{working}{restarts}", style="" if workers else "red"),
         ),
     ]

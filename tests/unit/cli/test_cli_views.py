@@ -125,3 +125,10 @@ def test_no_curl_line_is_made_up_for_patterns(changes):
 def test_on_failure_error_is_said():
     made = dataclasses.replace(samples.BOB, intercept=samples.intercept(on_failure=OnFailure.ERROR))
     assert "502" in text_of(made_view(made, RULES, samples.INFOS), 80)
+
+
+def test_explain_shows_an_auto_id_as_tables_do():
+    check = ("header x-tpnet-intercept-id = 6f1c0a9be44d4a7f8f0f5f3a1b2c3d4e", False)
+    step = dataclasses.replace(samples.EXPLANATION.steps[0], checks=(check,))
+    text = text_of(explain_view(dataclasses.replace(samples.EXPLANATION, steps=(step,)), 80), 80)
+    assert "header x-tpnet-intercept-id = 6f1c… ✗" in text
