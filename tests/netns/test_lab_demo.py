@@ -52,7 +52,7 @@ def test_demo_cleans_up_when_it_is_interrupted(number, code, env):
         text=True,
         start_new_session=True,
         # What a shell starts in the background ignores SIGINT, and so would all that is started from there.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  no threads here
     )
     try:
         for line in process.stdout:
