@@ -6,6 +6,7 @@ carried out.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 from typing import TYPE_CHECKING, Any, Self
@@ -114,7 +115,9 @@ class LocalControl:
         connection = self._connection()
         try:
             connection.settimeout(timeout)
-            connection.sendall(encode_call(call, args))
+            # An agent that turns the caller away says why and closes at once; its answer is there to be read.
+            with contextlib.suppress(BrokenPipeError):
+                connection.sendall(encode_call(call, args))
             line = _read_line(connection)
         except TimeoutError as error:
             connection.close()
