@@ -41,13 +41,16 @@ class Agent:
         ip("netns", "add", self.node)
         ip("-n", self.node, "link", "set", "lo", "up")
 
-    def launch(self, patch=""):
-        """Another process of the agent; ``patch`` is Python run before it, to shorten times."""
+    def launch(self, patch="", through=()):
+        """Another process of the agent, started ``through`` a command.
+
+        ``patch`` is Python run before it, to shorten times.
+        """
         code = f"import sys\n{patch}\nfrom tpnet.agent.supervisor import main\nsys.exit(main(sys.argv[1:]))"
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [
-                    *("nsenter", f"--net=/run/netns/{self.node}", sys.executable, "-c", code),
+                    *("nsenter", f"--net=/run/netns/{self.node}", *through, sys.executable, "-c", code),
                     *("--run-dir", str(self.run_dir)),
                 ],
                 stdin=subprocess.DEVNULL,

@@ -168,6 +168,17 @@ def test_a_second_agent_on_the_node_is_refused_with_the_first_ones_pid(lab):
     lab.control.info()
 
 
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [("-sys_admin,-bpf", "BPF map (EPERM): this process has no CAP_BPF"), ("-net_admin", "CAP_NET_ADMIN")],
+)
+def test_without_the_right_to_redirect_it_says_which_one_is_missing(own, dropped, words):
+    assert own.launch(through=("setpriv", "--bounding-set", dropped)).wait(20) == 3
+    assert words in own.words()
+    assert "Traceback" not in own.words()
+    assert [path.name for path in own.run_dir.iterdir()] == ["agent.log"]
+
+
 def test_t03_nobody_ends_what_is_anothers_but_by_force(lab):
     lab.pod.app(8080)
     lab.create()
@@ -264,13 +275,13 @@ def test_the_worker_is_nobody_and_the_control_socket_is_roots(lab):
     assert (lab.agent.run_dir / "agent.sock").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_end_it_puts_everything_back_while_traffic_goes_on(own_lab, number):
+@pytest.mark.parametrize(("number", "kept"), [(signal.SIGTERM, 4), (signal.SIGINT, 0)])
+def test_told_to_end_it_puts_everything_back_while_traffic_goes_on(own_lab, number, kept):
     lab, agent = own_lab, own_lab.agent
     lab.nginx()
     lab.create()
     worker = agent.worker()
-    load = lab.load()
+    load = lab.load(kept=kept)
     load.wait(100)
     began = time.monotonic()
     agent.process.send_signal(number)
@@ -284,6 +295,16 @@ def test_told_to_end_it_puts_everything_back_while_traffic_goes_on(own_lab, numb
     assert [path.name for path in agent.run_dir.iterdir()] == ["agent.log"]
     with pytest.raises(NotThere):
         lab.control.info()
+
+
+def test_told_to_end_while_it_starts_it_leaves_nothing(own):
+    for seconds in (0.3, 0.9):
+        process = own.launch()
+        time.sleep(seconds)
+        process.terminate()
+        assert process.wait(10) in {0, -signal.SIGTERM}  # the latter: before it was asked to be told
+        assert [path.name for path in own.run_dir.iterdir()] == ["agent.log"]
+    assert "Traceback" not in own.words()
 
 
 def test_f07_an_intercept_made_and_removed_under_load_fails_no_request(lab):

@@ -298,7 +298,7 @@ def test_descriptors_do_not_leak(lab):
         return len(list(Path(f"/proc/{lab.agent.process.pid}/fd").iterdir()))
 
     counts = []
-    for _ in range(4):
+    for _ in range(3):
         lab.create()
         ask(lab.net)
         lab.control.delete_intercept("orders-bob", "bob")

@@ -147,7 +147,6 @@ class Calls:
             await self.reconcile()
             parts.targets.check((name, intercept.port) for name in names)
             store.activate(intercept)
-            parts.ledger.begin(intercept.name)
             parts.sessions.tell(intercept.session)
             await self.reconcile()
         except BaseException:
@@ -215,7 +214,8 @@ class Calls:
         """Make the targets what the store says."""
         await self._parts.targets.reconcile(self._parts.store.desired)
         self._parts.ledger.keep_only(
-            (door.number for door in self._parts.targets.doors()), self._parts.store.intercepts
+            (door.number for door in self._parts.targets.doors()),
+            (entry.intercept for entry in self._parts.store.intercepts.values()),
         )
 
     def _why_not(self, intercept: Intercept) -> str:

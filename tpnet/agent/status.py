@@ -48,25 +48,27 @@ class Ledger:
         """Totals of a target."""
         return self._total(0, str(number))
 
-    def intercept(self, name: str) -> Count:
+    def intercept(self, intercept: Intercept) -> Count:
         """Totals of an intercept."""
-        return self._total(1, name)
+        return self._total(1, counted_name(intercept))
 
-    def begin(self, name: str) -> None:
-        """An intercept of that name begins: whatever an earlier one of the same name had does not count."""
-        earlier = self._now[1].get(name)
-        self._before[1].pop(name, None)
-        if earlier is not None:
-            self._before[1][name] = negative(earlier)
-
-    def keep_only(self, numbers: Iterable[int], names: Iterable[str]) -> None:
+    def keep_only(self, numbers: Iterable[int], intercepts: Iterable[Intercept]) -> None:
         """Forget what is no more."""
-        for before, kept in zip(self._before, ({str(n) for n in numbers}, set(names)), strict=True):
-            for name in before.keys() - kept:
+        kept = ({str(number) for number in numbers}, {counted_name(one) for one in intercepts})
+        for before, names in zip(self._before, kept, strict=True):
+            for name in before.keys() - names:
                 del before[name]
 
     def _total(self, kind: int, name: str) -> Count:
         return added(self._before[kind].get(name, {}), self._now[kind].get(name, {}))
+
+
+def counted_name(intercept: Intercept) -> str:
+    """The name that the worker knows an intercept by, and counts it under.
+
+    It tells an intercept from an earlier one of the same name, whose counts may still be on their way.
+    """
+    return f"{intercept.name}#{intercept.serial}"
 
 
 def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> Count:
@@ -83,15 +85,6 @@ def added(one: Mapping[str, Any], other: Mapping[str, Any]) -> Count:
         else:
             total[name] = (a or 0) + (b or 0)
     return total
-
-
-def negative(count: Mapping[str, Any]) -> Count:
-    """What takes ``count`` back to zero when it is added."""
-    return {
-        name: {key: -number for key, number in value.items()} if isinstance(value, dict) else -value
-        for name, value in count.items()
-        if name != "last_hit"
-    }
 
 
 def target_status(door: Door, ledger: Ledger) -> TargetStatus:
@@ -128,15 +121,15 @@ def intercept_status(
         else:
             failure = targets.failures.get(key)
             problems.append(failure.message if failure is not None else f"{name}: not redirected yet")
-    count = ledger.intercept(intercept.name)
+    count = ledger.intercept(intercept)
     return InterceptStatus(
         intercept=intercept,
         ready=ready,
         total=len(intercept.targets),
         handler_up=store.handler_up(intercept),
         session_up=sessions.up(intercept.session),
-        hits=max(0, count.get("hits", 0)),
-        last_hit=count.get("last_hit", 0.0) if count.get("hits", 0) > 0 else 0.0,
+        hits=count.get("hits", 0),
+        last_hit=count.get("last_hit", 0.0),
         reasons=count.get("reasons", {}),
         problems=tuple(problems),
     )

@@ -96,10 +96,10 @@ class Agent:
         compiling = asyncio.create_task(asyncio.to_thread(compile_and_probe))
         try:
             await sessions.start()
-            undo.callback(sessions.close)
-        finally:
-            with contextlib.suppress(TpnetError):
-                await compiling
+        except TpnetError:
+            await compiling  # if the kernel refuses the redirect too, that is the thing to say
+            raise
+        undo.callback(sessions.close)
         program = await compiling
 
         self._ledger = Ledger()

@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tpnet.agent import reconcile
 from tpnet.agent.namespace import Door, LiveNamespace, open_namespace, probe
+from tpnet.agent.status import counted_name
 from tpnet.model import NotThere, TpnetError
 from tpnet.model.codec import encode
 from tpnet.proxy.channel import AddTarget, RemoveTarget, SetRules
@@ -149,7 +151,8 @@ class Targets:
             self._tell_rules(door)
 
     def _tell_rules(self, door: Door) -> None:
-        self._workers.send(SetRules(door.number, [encode(intercept) for intercept in door.rules]))
+        rules = [encode(replace(intercept, name=counted_name(intercept))) for intercept in door.rules]
+        self._workers.send(SetRules(door.number, rules))
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is referred to until it is done."""

@@ -15,13 +15,13 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Protocol, Self
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from tpnet.datapath import bpf
 from tpnet.datapath.listening import OUR_ADDRESS
 from tpnet.datapath.netns import NetNs
 from tpnet.datapath.refusal import explain_refusal
-from tpnet.model import Conflict, TpnetError
+from tpnet.model import Conflict, Refused, TpnetError
 from tpnet.proxy.bypass import pack_endpoint
 
 if TYPE_CHECKING:
@@ -239,24 +239,30 @@ def probe(program: Program) -> None:
 
     Raises ``Refused`` when the kernel refuses something, ``TpnetError`` when no connection comes through.
     """
-    with NetNs.anonymous("the self-test") as netns:
-        netns.run(_loopback_up)
-        with (
-            EbpfRedirect(netns, program) as redirect,
-            netns.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
-        ):
-            listener = redirect.add(_PROBE_PORT)
-            redirect.enable(_PROBE_PORT)
-            listener.settimeout(_PROBE_SECONDS)
-            client.settimeout(_PROBE_SECONDS)
-            try:
-                client.connect(("127.0.0.1", _PROBE_PORT))
-                listener.accept()[0].close()
-            except OSError as error:
-                raise TpnetError(
-                    f"The self-test of the redirect failed: no connection reached its listener ({error}).",
-                    "Is another sk_lookup program at work? bpftool link show tells.",
-                ) from error
+    with (
+        NetNs.anonymous("the self-test") as netns,
+        EbpfRedirect(netns, program) as redirect,
+        netns.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        try:
+            netns.run(_loopback_up)
+        except NetlinkError as error:
+            raise Refused(
+                f"The self-test of the redirect cannot set up its namespace: {os.strerror(error.code)}.",
+                "Run the agent as root; in a container, with CAP_NET_ADMIN.",
+            ) from error
+        listener = redirect.add(_PROBE_PORT)
+        redirect.enable(_PROBE_PORT)
+        listener.settimeout(_PROBE_SECONDS)
+        client.settimeout(_PROBE_SECONDS)
+        try:
+            client.connect(("127.0.0.1", _PROBE_PORT))
+            listener.accept()[0].close()
+        except OSError as error:
+            raise TpnetError(
+                f"The self-test of the redirect failed: no connection reached its listener ({error}).",
+                "Is another sk_lookup program at work? bpftool link show tells.",
+            ) from error
 
 
 def _loopback_up() -> None:
