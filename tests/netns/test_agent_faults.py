@@ -56,15 +56,15 @@ def test_worker_killed_under_load_new_connections_never_fail_and_another_serves_
         wait_until(lambda old=old: lab.agent.worker() != old and ready(lab), 5)
         took = time.monotonic() - began
         load.wait(50)
-        # Each of its connections once; some may have been between two.
-        assert 1 <= sum(load.kept.values()) - load.kept["ok"] - broken <= 6
+        # Each of its connections once. Those that came back before the next worker are the app's since then.
+        assert sum(load.kept.values()) - load.kept["ok"] - broken <= 6
         assert took < 1.5  # the machine also runs the load; see the agent's log for its own time
     load.stop()
     # A request over a new connection that the dead worker held is among its own connections.
     assert load.new["ok"] > 300
     assert set(load.new) <= {"ok", "ConnectionResetError"}
     assert load.new["ConnectionResetError"] <= 4
-    assert set(load.kept) <= {"ok", "ConnectionResetError"}
+    assert set(load.kept) == {"ok", "ConnectionResetError"}
     assert load.slow < 2
     assert lab.control.info().worker_restarts == 2
     lab.agent.stop()
@@ -79,8 +79,10 @@ def test_worker_that_keeps_dying_leaves_all_traffic_with_the_app(own_lab):
     lab = own_lab
     lab.nginx()
     lab.create()
+    dead = 0
     for _ in range(4):
-        os.kill(lab.agent.worker(), signal.SIGKILL)
+        dead = wait_until(lambda dead=dead: lab.agent.worker() != dead and lab.agent.worker())
+        os.kill(dead, signal.SIGKILL)
         wait_until(lambda: not ready(lab), 5)
         assert ask(lab.net, MATCHED) == (200, "the app")
     wait_until(lambda: ready(lab), 10)
