@@ -1,0 +1,247 @@
+import re
+
+import re2
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tpnet.model import HeaderRule, InvalidInput, PathKind, PathRule
+from tpnet.rules import RuleSet, check_rules, describe, find_conflict, parse_rules
+from tpnet.rules import regex as rules_regex
+from tpnet.rules.precedence import precedence
+from tpnet.rules.regex import RegexSet, never_begins_with, regex_fault
+
+ID = "0123456789abcdef0123456789abcdef"
+unhurried = settings(deadline=None, max_examples=200)
+
+anything = st.text(st.characters(exclude_categories=()), max_size=30)
+pieces = st.lists(
+    st.sampled_from(
+        [
+            "auto",
+            "all",
+            "a",
+            "B",
+            "=",
+            "=~",
+            ":",
+            " ",
+            "\t",
+            "~",
+            "/",
+            "?",
+            "#",
+            "*",
+            "(",
+            ")",
+            "[",
+            "]",
+            "+",
+            "\\",
+            "{9}",
+            ",",
+            "é",
+        ]
+    ),
+    max_size=8,
+).map("".join)
+flags = st.lists(anything | pieces | st.sampled_from(["auto", "all", "a=b"]), max_size=3)
+
+
+@given(flags, flags, flags, flags)
+@unhurried
+@example(["=\udc80"], [], [], [])
+@example([], [], [], ["\udc80"])
+@example([], [], [], [")\t"])
+def test_any_flag_text_parses_or_is_refused_with_a_sentence(headers, equal, prefix, regex):
+    try:
+        rules = parse_rules(headers, equal, prefix, regex, ID)
+    except InvalidInput as refusal:
+        assert refusal.message.isprintable()
+        assert refusal.message.endswith(".")
+    else:
+        check_rules(rules.headers, rules.path)
+        assert describe(rules).isprintable()
+
+
+# Few names, values and paths, so that rules and requests meet often.
+NAMES = ["host", "a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]
+VALUES = ["1", "2", "12", "", "é"]
+REGEXES = ["1.*", "[12]", ".+", "1|2", "é"]
+header_rules = st.builds(
+    lambda name, upper, kind: HeaderRule(name.upper() if upper else name, kind[0], kind[1]),
+    st.sampled_from(NAMES),
+    st.booleans(),
+    st.sampled_from([(value, False) for value in VALUES] + [(regex, True) for regex in REGEXES]),
+)
+path_rules = st.sampled_from(
+    [
+        None,
+        *[PathRule(PathKind.EQUAL, text) for text in ("/", "/a", "/ab", "*", "/é")],
+        *[PathRule(PathKind.PREFIX, text) for text in ("/", "/a", "/ab", "/abc", "/b", "/é")],
+        *[PathRule(PathKind.REGEX, text) for text in ("/a.*", "/.", ".+", "/a|/ab", "/..")],
+    ]
+)
+rule_pairs = st.tuples(
+    st.lists(header_rules, max_size=3, unique_by=lambda r: (r.name.lower(), r.value, r.regex)), path_rules
+)
+few_names = st.lists(
+    st.tuples(st.lists(header_rules.filter(lambda r: r.name.lower() in NAMES[:3]), max_size=3), path_rules),
+    max_size=12,
+)
+lines = st.lists(
+    st.tuples(st.sampled_from(NAMES), st.sampled_from([v.encode() for v in VALUES] + [b"\xff", b"x"])),
+    max_size=8,
+)
+paths = st.sampled_from(["/", "/a", "/ab", "/abc", "/abd", "/b", "/é", "/x", "*", ""])
+
+
+def naive_match(intercept, head):
+    """The rules as the reference has them, with Python's own regexes."""
+    for rule in intercept.headers:
+        values = [value for name, value in head.lines if name == rule.name.lower().encode()]
+        if rule.name.lower() == "host" and len(set(values)) > 1:
+            return False
+        if rule.regex:
+            if not any(re.fullmatch(rule.value.encode(), value) for value in values):
+                return False
+        elif rule.value.encode() not in values:
+            return False
+    if intercept.path is None:
+        return True
+    kind, text = intercept.path.kind, intercept.path.value.encode()
+    if head.path == b"*":
+        return kind is PathKind.EQUAL and text == b"*"
+    if kind is PathKind.EQUAL:
+        return head.path == text
+    if kind is PathKind.PREFIX:
+        return head.path.startswith(text)
+    return re.fullmatch(text, head.path) is not None
+
+
+def naive_before(one, other):
+    """Whether the one is asked before the other, clause by clause."""
+    rules = [len({(r.name.lower(), r.value, r.regex) for r in i.headers}) for i in (one, other)]
+    if rules[0] != rules[1]:
+        return rules[0] > rules[1]
+    order = [PathKind.EQUAL, PathKind.PREFIX, PathKind.REGEX, None]
+    kinds = [order.index(i.path.kind if i.path else None) for i in (one, other)]
+    if kinds[0] != kinds[1]:
+        return kinds[0] < kinds[1]
+    if order[kinds[0]] is PathKind.PREFIX:
+        lengths = [len(i.path.value.encode()) for i in (one, other)]
+        if lengths[0] != lengths[1]:
+            return lengths[0] > lengths[1]
+    return one.serial < other.serial
+
+
+@given(
+    st.lists(rule_pairs, max_size=12) | few_names,
+    st.lists(st.tuples(paths, lines), min_size=1, max_size=4),
+    st.randoms(),
+)
+@unhurried
+def test_the_index_decides_as_a_naive_scan_would(intercept, head, asked, requests, random):
+    intercepts = [intercept(*pair) for pair in asked]
+    random.shuffle(intercepts)
+    rules = RuleSet(intercepts)
+    for path, pairs in requests:
+        request = head(path)
+        request.lines = [(name.encode(), value) for name, value in pairs]
+        best = None
+        for each in intercepts:
+            if naive_match(each, request) and (best is None or naive_before(each, best)):
+                best = each
+        assert rules.decide(request) is best
+        steps = rules.explain(request)
+        assert [step.intercept for step in steps] == [each.name for each in rules.intercepts]
+        assert [step.matches for step in steps] == [naive_match(each, request) for each in rules.intercepts]
+        assert [step.intercept for step in steps if step.chosen] == ([best.name] if best else [])
+
+
+@given(st.lists(rule_pairs, min_size=2, max_size=8), st.randoms())
+@unhurried
+def test_precedence_is_a_total_order(intercept, asked, random):
+    intercepts = [intercept(*pair) for pair in asked]
+    ordered = RuleSet(intercepts).intercepts
+    random.shuffle(intercepts)
+    assert RuleSet(intercepts).intercepts == ordered
+    for place, one in enumerate(ordered):
+        for other in ordered[place + 1 :]:
+            assert precedence(one) < precedence(other)
+            assert naive_before(one, other)
+            assert not naive_before(other, one)
+
+
+@given(rule_pairs, rule_pairs)
+@unhurried
+def test_a_conflict_is_mutual_and_everything_conflicts_with_itself(intercept, one, other):
+    first, second = intercept(*one), intercept(*other)
+    assert (find_conflict(first, [second]) is None) == (find_conflict(second, [first]) is None)
+    assert find_conflict(intercept(one[0][::-1], one[1]), [first]) is first
+
+
+patterns = (
+    st.lists(
+        st.sampled_from(
+            [
+                "/",
+                "a",
+                "b",
+                ".",
+                "[/a]",
+                "[^/]",
+                "(?i)",
+                "^",
+                "$",
+                "\\b",
+                "\\B",
+                "(",
+                ")",
+                "|",
+                "*",
+                "+",
+                "?",
+                "é",
+            ]
+        ),
+        min_size=1,
+        max_size=6,
+    )
+    .map("".join)
+    .filter(lambda pattern: regex_fault(pattern) is None)
+)
+texts = st.text("/aAb", max_size=5).map(str.encode) | st.binary(max_size=5)
+
+
+@given(st.lists(patterns, min_size=1, max_size=6), texts)
+@unhurried
+def test_a_set_of_regexes_matches_as_each_does_alone(asked, text):
+    options = rules_regex._options(1)
+    alone = [n for n, pattern in enumerate(asked) if re2.compile(pattern.encode(), options).fullmatch(text)]
+    assert sorted(RegexSet([pattern.encode() for pattern in asked]).match(text)) == alone
+
+
+@given(patterns, texts)
+@unhurried
+@example("\\B/a", b"a")
+def test_a_regex_said_never_to_begin_with_a_slash_never_does(pattern, text):
+    if never_begins_with(pattern, b"/"):
+        assert not RegexSet([pattern.encode()]).match(b"/" + text)
+
+
+def test_regexes_that_do_not_fit_one_set_are_spread_over_several(monkeypatch):
+    whole = rules_regex._options
+    monkeypatch.setattr(rules_regex, "_options", lambda count: whole(1))
+    asked = [b"[a-z]{%d}x[0-9]+" % n for n in range(20, 60)]
+    regexes = RegexSet(asked)
+    assert len(regexes._parts) > 1
+    assert [regexes.match(b"a" * n + b"x1") for n in range(20, 60)] == [[n] for n in range(40)]
+
+
+def test_a_hostile_value_is_matched_right_where_the_automaton_does_not_fit():
+    pattern = "(.*a.{40}){3}"
+    assert regex_fault(pattern) is None
+    regexes = RegexSet([pattern.encode()])
+    for bits in range(1, 40):
+        value = bytes(b"ab"[(bits * n * n >> 3) & 1] for n in range(600))
+        assert bool(regexes.match(value)) == bool(re.fullmatch(pattern.encode(), value))

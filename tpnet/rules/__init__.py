@@ -1,0 +1,24 @@
+"""Which requests an intercept takes: flags to rules, rules to an index, a request to an intercept. Pure.
+
+The command line parses flags here, the agent checks and compares intercepts, the worker decides each request.
+Imports nothing of ours but ``tpnet.model``, and never touches a socket, a file or a clock.
+"""
+
+from tpnet.rules.conflict import conflict_error, find_conflict
+from tpnet.rules.describe import AUTO_HEADER, describe
+from tpnet.rules.parse import Rules, check_rules, new_auto_id, parse_rules
+from tpnet.rules.ruleset import RuleSet
+from tpnet.rules.view import HeadView
+
+__all__ = [
+    "AUTO_HEADER",
+    "HeadView",
+    "RuleSet",
+    "Rules",
+    "check_rules",
+    "conflict_error",
+    "describe",
+    "find_conflict",
+    "new_auto_id",
+    "parse_rules",
+]

@@ -1,0 +1,106 @@
+"""A dry run: every intercept's answer to one request, and why. Called by ``RuleSet.explain``.
+
+Asks rule by rule, as the reference describes them, and not through the index: that it comes to what the
+index says is one of the tests. Never used to route.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tpnet.model import ExplainStep, PathKind
+from tpnet.rules.describe import printable
+from tpnet.rules.precedence import specificity
+from tpnet.rules.regex import RegexSet
+from tpnet.rules.view import NO_PATH, rule_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tpnet.model import HeaderRule, Intercept, PathRule
+    from tpnet.rules.view import HeadView
+
+_SHOWN = 60  # characters of a request's value that a note repeats
+_LISTED = 3  # values of one header that a note repeats
+
+_PATH_WORDS = {PathKind.EQUAL: "is", PathKind.PREFIX: "starts with", PathKind.REGEX: "matches"}
+
+
+def explain(intercepts: Sequence[Intercept], head: HeadView) -> list[ExplainStep]:
+    """A step for each of ``intercepts``, which come in order of precedence. At most one is ``chosen``."""
+    steps: list[ExplainStep] = []
+    chosen = -1
+    for place, intercept in enumerate(intercepts):
+        checks, notes = _ask(intercept, head)
+        matches = not notes
+        if not matches:
+            note = "; ".join(notes)
+        elif chosen < 0:
+            chosen = place
+            note = "this one"
+        else:
+            alike = specificity(intercept) == specificity(intercepts[chosen])
+            note = f"not asked: {chosen + 1} is {'older' if alike else 'more specific'}"
+        steps.append(
+            ExplainStep(
+                intercept.name, intercept.user, tuple(checks), matches, matches and chosen == place, note
+            )
+        )
+    return steps
+
+
+def _ask(intercept: Intercept, head: HeadView) -> tuple[list[tuple[str, bool]], list[str]]:
+    """Each rule with whether it holds, and a note for each that does not."""
+    if not intercept.headers and intercept.path is None:
+        return [("takes everything", True)], []
+    checks: list[tuple[str, bool]] = []
+    notes: list[str] = []
+    for rule in intercept.headers:
+        name = rule.name.lower().encode()
+        lines = head.values(name)
+        values = rule_values(name, lines)
+        holds = _header_holds(rule, values)
+        word = "matches" if rule.regex else "="
+        checks.append((f"header {printable(rule.name)} {word} {printable(rule.value)}", holds))
+        if not holds:
+            notes.append(_header_note(printable(rule.name), lines, conflicting=bool(lines) and not values))
+    if intercept.path is not None:
+        holds = _path_holds(intercept.path, head.path)
+        checks.append((f"path {_PATH_WORDS[intercept.path.kind]} {printable(intercept.path.value)}", holds))
+        if not holds:
+            notes.append(f"the path is {_text(head.path)}")
+    return checks, notes
+
+
+def _header_holds(rule: HeaderRule, values: Iterable[bytes]) -> bool:
+    value = rule.value.encode()
+    if not rule.regex:
+        return value in values
+    regex = RegexSet([value])
+    return any(regex.match(each) for each in values)
+
+
+def _path_holds(rule: PathRule, path: bytes) -> bool:
+    value = rule.value.encode()
+    if rule.kind is PathKind.EQUAL:
+        return path == value
+    if path == NO_PATH:
+        return False
+    if rule.kind is PathKind.PREFIX:
+        return path.startswith(value)
+    return bool(RegexSet([value]).match(path))
+
+
+def _header_note(name: str, lines: Sequence[bytes], *, conflicting: bool) -> str:
+    if not lines:
+        return f"there is no header {name}"
+    if conflicting:
+        return f"there are several {name} headers that differ, so no rule on it holds"
+    shown = [_text(line) for line in lines[:_LISTED]]
+    if len(lines) > _LISTED:
+        shown.append(f"{len(lines) - _LISTED} more")
+    return f"{name} is {', '.join(shown)}"
+
+
+def _text(raw: bytes) -> str:
+    return printable(raw.decode("utf-8", "backslashreplace"), _SHOWN) or "empty"
