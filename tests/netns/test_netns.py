@@ -3,6 +3,7 @@ import os
 import socket
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,12 @@ def test_our_own_namespace_is_the_hosts():
         assert netns.is_host()
 
 
-def test_our_own_namespace_is_found_from_a_thread_that_is_elsewhere(podnet):
-    assert not podnet.pod.netns.run(podnet.pod.netns.is_host)
+def test_our_own_namespace_is_known_while_another_thread_is_elsewhere(podnet):
+    with ThreadPoolExecutor(1) as pool, NetNs.own() as home:
+        pool.submit(int).result()  # its thread starts at home
+        with podnet.pod.netns.entered():
+            assert pool.submit(home.is_host).result()
+            assert not pool.submit(podnet.pod.netns.is_host).result()
 
 
 @pytest.mark.parametrize("path", ["/run/netns/tpn-there-is-no-such", "/proc/0/ns/net"])

@@ -107,7 +107,11 @@ class NetNs:
         return self.key[1]
 
     def is_host(self) -> bool:
-        """Whether it is the namespace of this process or of process 1: a redirect would hit the machine."""
+        """Whether it is the calling thread's namespace or process 1's: a redirect would hit the machine.
+
+        Not to be asked inside ``run`` or ``entered``. The main thread's, /proc/self, would be the wrong one to
+        compare with while that thread is elsewhere for an instant.
+        """
         return self.key in {key_at("/proc/thread-self/ns/net"), key_at("/proc/1/ns/net")}
 
     def run(self, func: Callable[[], T]) -> T:
