@@ -295,7 +295,7 @@ def ask(net, request=GET % b"connection: close\r\n", port=8080, family=4, pod=No
 
 
 def changes(pod):
-    """What of ours is in a pod's namespace, but for sockets: rules, routes, the sysctl when it is not 0."""
+    """What of ours is in a pod's namespace, but for sockets: rules, routes, sysctls that are not 0."""
 
     def look():
         found = []
@@ -309,8 +309,9 @@ def changes(pod):
                 check=True,
             )
             found += [line.strip() for line in routes.stdout.splitlines()]
-        if Path("/proc/sys/net/ipv4/tcp_fwmark_accept").read_text().strip() != "0":
-            found.append("tcp_fwmark_accept")
+        for name in ("ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"):
+            if Path("/proc/sys/net", name).read_text().strip() != "0":
+                found.append(name)
         return found
 
     return pod.netns.run(look)

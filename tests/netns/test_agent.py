@@ -28,8 +28,8 @@ def own():
 
 
 @pytest.fixture
-def lab(shared):
-    lab = AgentLab(shared, pods=2)
+def lab(shared, request):
+    lab = AgentLab(shared, pods=getattr(request, "param", 1))
     lab.session()
     yield lab
     lab.close()
@@ -57,7 +57,7 @@ def test_nginx_sees_its_clients_own_address_and_afterwards_nothing_is_left(lab):
         assert ask(lab.net, family=family) == (200, "the app")
     wait_until(lambda: counted(lab) == 2)
     assert nginx.peers()[-2:] == [lab.pod.client_address[4], lab.pod.client_address[6]]
-    assert len(changes(lab.pod)) == 5  # a rule and a route of each family, and the sysctl
+    assert len(changes(lab.pod)) == 7  # a rule and a route of each family, and three sysctls
     lab.control.delete_intercept("orders-bob", "bob")
     wait_until(lambda: not changes(lab.pod))
     assert ask(lab.net) == (200, "the app")
@@ -95,6 +95,7 @@ def test_several_intercepts_of_a_port_come_and_go_without_touching_each_other(la
     assert control.status().targets[0].ready
 
 
+@pytest.mark.parametrize("lab", [2], indirect=True)
 def test_a_pattern_takes_every_replica_and_one_that_does_not_listen_is_refused_for_all(lab):
     lab.nginx(lab.net.pods[0])
     pattern = f"tpn-{lab.net.tag}-pod*"
@@ -192,15 +193,15 @@ def test_t03_nobody_ends_what_is_anothers_but_by_force(lab):
 
 
 def test_a_lease_that_nobody_renews_takes_session_and_intercepts_along(own):
-    own.start(patch="import tpnet.control.local.store as s; s.LEASE = 1.5")
+    own.start(patch="import tpnet.control.local.store as s; s.LEASE = 1.0")
     with contextlib.closing(AgentLab(own)) as lab:
         control = lab.control
         lab.pod.app(8080, "the app")
         lab.session()
         lab.create()
-        for _ in range(5):
+        for _ in range(4):
             time.sleep(0.4)
-            assert control.renew_session("bob@laptop", {}) == 1.5
+            assert control.renew_session("bob@laptop", {}) == 1.0
         assert len(control.status().intercepts) == 1
         wait_until(lambda: not control.status().sessions, 5)
         assert control.status().intercepts == ()

@@ -136,6 +136,16 @@ def test_the_app_sees_the_clients_own_address(podnet, proxy, family, rp_filter):
             assert sock.recv(16) == b"hello"
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_port_that_nothing_listens_on_refuses_at_once(podnet, kept, family):
+    upstream = app_socket(podnet.pod.netns, FAMILIES[family])
+    with upstream:
+        upstream.bind((podnet.pod.client_address[family], 0))
+        upstream.settimeout(3)
+        with pytest.raises(ConnectionRefusedError):
+            upstream.connect((podnet.pod.address[family], 8080))
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.77.1.2", "fd77:1::2"])
 def test_a_client_inside_the_pod_keeps_its_address_too(podnet, proxy, address):
     app = podnet.pod.app(8080, kind="echo")

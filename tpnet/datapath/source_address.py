@@ -2,8 +2,9 @@
 
 Called by the supervisor when a target is intercepted, when it no longer is, and at start (``sweep``). The
 worker binds its connection to the app to the client's address (IP_TRANSPARENT). Its mark goes with the SYN to
-the app's accepted socket (``tcp_fwmark_accept``), so that the app's answers follow one rule to one local
-route and stay inside. For packets without the mark nothing changes. Must never touch the host's namespace,
+the app's accepted socket (``tcp_fwmark_accept``), or to the kernel's RST when nothing listens
+(``fwmark_reflect``), so that answers follow one rule to one local route and stay inside. For packets without
+the mark nothing changes. Must never touch the host's namespace,
 nor netfilter, nor ``route_localnet``.
 
 Order matters: the rule comes first and goes last, so whoever finds our rule knows that the rest may be ours,
@@ -38,7 +39,12 @@ PROTOCOL = 116
 """Who made the rule and the route, as ``ip rule`` and ``ip route`` show it (rt_protos: nobody's)."""
 TABLE = 29808
 
-_SYSCTL = Path("/proc/sys/net/ipv4/tcp_fwmark_accept")  # for IPv6 too
+_NEEDED = "tcp_fwmark_accept"
+_SYSCTLS = {
+    _NEEDED: Path("/proc/sys/net/ipv4/tcp_fwmark_accept"),  # for IPv6 too
+    "ipv4_fwmark_reflect": Path("/proc/sys/net/ipv4/fwmark_reflect"),
+    "ipv6_fwmark_reflect": Path("/proc/sys/net/ipv6/fwmark_reflect"),
+}
 _LO_WITHOUT_IPV6 = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 
 _RTN_LOCAL = 2
@@ -63,16 +69,15 @@ class SourceAddress:
 
     def to_json(self) -> dict[str, Any]:
         """What was there before, for ``sweep`` after a crash. Write it down before ``apply``."""
-        return {"tcp_fwmark_accept": self._before}
+        return dict(self._before)
 
     @classmethod
     def from_json(cls, netns: NetNs, data: dict[str, Any]) -> Self:
         """The changes that ``to_json`` spoke of, in this namespace. Raises ``InvalidInput``."""
-        before = data.get("tcp_fwmark_accept")
-        if before not in {"0", "1"}:
-            raise InvalidInput(f"The record of {netns.label} has no value of tcp_fwmark_accept.")
+        if _NEEDED not in data or not all(data.get(name, "0") in {"0", "1"} for name in _SYSCTLS):
+            raise InvalidInput(f"The record of {netns.label} has no value of {_NEEDED}, or a strange one.")
         found = cls(netns)
-        found._before = before
+        found._before = {name: data.get(name, "0") for name in found._before}
         return found
 
     def apply(self) -> None:
@@ -103,12 +108,14 @@ class SourceAddress:
                 _unless_there(
                     lambda f=family: ip.route("add", family=f, dst="default", oif=loopback, **_ROUTE)
                 )
-        if self._before != "1":
-            _SYSCTL.write_text("1", encoding="ascii")
+        for name, before in self._before.items():
+            if before != "1":
+                _SYSCTLS[name].write_text("1", encoding="ascii")
 
     def _undo(self) -> None:
-        if _SYSCTL.read_text(encoding="ascii").strip() != self._before:
-            _SYSCTL.write_text(self._before, encoding="ascii")
+        for name, before in self._before.items():
+            if _SYSCTLS[name].read_text(encoding="ascii").strip() != before:
+                _SYSCTLS[name].write_text(before, encoding="ascii")
         with IPRoute() as ip:
             for family in (socket.AF_INET, socket.AF_INET6):
                 for route in _our_routes(ip, family):
@@ -120,12 +127,12 @@ class SourceAddress:
 def sweep(netns: NetNs, recorded: dict[str, Any] | None = None) -> bool:
     """Undo what an agent that died left in ``netns``; whether there was anything.
 
-    ``recorded`` is its ``to_json``; without it the sysctl goes back to the kernel's default, 0. Only for a
+    ``recorded`` is its ``to_json``; without it the sysctls go back to the kernel's default, 0. Only for a
     namespace whose lock (``redirect.take_lock``) the caller holds. Raises ``TpnetError``.
     """
     if not netns.run(_has_ours):
         return False
-    SourceAddress.from_json(netns, recorded or {"tcp_fwmark_accept": "0"}).undo()
+    SourceAddress.from_json(netns, recorded or {_NEEDED: "0"}).undo()
     return True
 
 
@@ -190,13 +197,18 @@ _RULE = {
 _ROUTE = {"type": _RTN_LOCAL, "scope": _SCOPE_HOST, "table": TABLE, "proto": PROTOCOL}
 
 
-def _look() -> tuple[str, tuple[int, ...]]:
-    try:
-        before = _SYSCTL.read_text(encoding="ascii").strip()
-    except OSError as error:
-        raise TpnetError(
-            f"The client's address cannot be kept: {_SYSCTL} cannot be read ({error.strerror})."
-        ) from error
+def _look() -> tuple[dict[str, str], tuple[int, ...]]:
+    before = {}
+    for name, path in _SYSCTLS.items():
+        try:
+            before[name] = path.read_text(encoding="ascii").strip()
+        except FileNotFoundError as error:
+            if name == _NEEDED:
+                raise TpnetError(f"The client's address cannot be kept: there is no {path}.") from error
+        except OSError as error:
+            raise TpnetError(
+                f"The client's address cannot be kept: {path} cannot be read ({error.strerror})."
+            ) from error
     try:
         with_ipv6 = _LO_WITHOUT_IPV6.read_text(encoding="ascii").strip() == "0"
     except OSError:
