@@ -70,7 +70,7 @@ type: .venv/.dev ## mypy --strict
 	@$(BIN)/mypy
 
 unit: .venv/.dev ## tests that need neither root nor a network
-	@$(BIN)/pytest -q tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-report=term-missing:skip-covered
+	@$(BIN)/pytest -q tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
 	@$(BIN)/pytest -q tests/netns
