@@ -5,10 +5,10 @@ SHELL := /bin/bash
 
 PYTHON := /usr/bin/python3
 BIN := .venv/bin
-# What tpnet runs on: BCC comes from Debian, not from PyPI; nginx is the demo's shop.
-PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light
+# What tpnet runs on: BCC comes from Debian, not from PyPI; nginx is the shop of demo and tutorial, curl its customer.
+PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light curl
 # What its tests and benchmarks measure against.
-TEST_PACKAGES := $(PACKAGES) git haproxy wrk curl tmux
+TEST_PACKAGES := $(PACKAGES) haproxy wrk procps
 
 # Installs the Debian packages in $(1) that are missing. policy-rc.d keeps them from starting services of their own.
 define install_packages

@@ -125,9 +125,15 @@ def place_named(name: str) -> Place:
 
 
 def hosts_text() -> str:
-    """The lab's /etc/hosts; ``shop`` stands for both replicas."""
+    """The lab's /etc/hosts; ``shop`` stands for both replicas, ``NAME-v6`` for a place's IPv6 address.
+
+    A name of its own for each family: which of two a client prefers differs from machine to machine.
+    """
     lines = ["127.0.0.1 localhost", "::1 localhost"]
     for place in PLACES.values():
         names = f"{place.name} shop" if place.role == "shop" else place.name
-        lines += [f"{address} {names}" for address in (place.ipv4, place.ipv6) if address]
+        if place.ipv4:
+            lines.append(f"{place.ipv4} {names}")
+        if place.ipv6:
+            lines.append(f"{place.ipv6} {place.name}-v6")
     return "\n".join(lines) + "\n"
