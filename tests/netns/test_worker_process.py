@@ -9,10 +9,18 @@ import threading
 import time
 
 import pytest
+from podnet import PodNet
 from worker_lab import UID, Server, WorkerLab, answer, answering
 
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def podnet():
+    net = PodNet()
+    yield net
+    net.close()
 
 
 @pytest.fixture
@@ -204,6 +212,7 @@ class QuietApp:
 
     def __init__(self, netns, data):
         self.socket = netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(("0.0.0.0", PORT))
         self.socket.listen(4096)
         self.open = []

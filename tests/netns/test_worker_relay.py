@@ -7,10 +7,18 @@ import time
 from pathlib import Path
 
 import pytest
+from podnet import PodNet
 from worker_lab import Server, WorkerLab, answer, answering
 
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def podnet():
+    net = PodNet()
+    yield net
+    net.close()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from podnet import PodNet
 from worker_lab import Server, WorkerLab, answer, answering, behind_tunnel, intercept, read_request
 
 PORT = 8080
@@ -13,6 +14,13 @@ TUNNEL = 20001
 TO_APP = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 TO_ME = b"GET / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\n\r\n"
 POST_ME = b"POST / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\nContent-Length: 3\r\n\r\nabc"
+
+
+@pytest.fixture(scope="module")
+def podnet():
+    net = PodNet()
+    yield net
+    net.close()
 
 
 @pytest.fixture

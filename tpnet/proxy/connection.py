@@ -35,8 +35,7 @@ from tpnet.proxy.upstream import SessionUpstream, Way
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tpnet.http.conversation import Command, Route, Side
-    from tpnet.http.head import RequestHead
+    from tpnet.http.conversation import Command, Side
     from tpnet.proxy.context import Context
     from tpnet.proxy.target import Peer, Target
 
@@ -50,7 +49,7 @@ class Connection:
     """A client, its app, and its sessions."""
 
     __slots__ = (
-        "_app_pending", "_app_shut", "_closing", "_matched", "_pinned", "_pinned_side", "_sides", "_to_dial",
+        "_app_pending", "_app_shut", "_closing", "_pinned", "_pinned_side", "_sides", "_to_dial",
         "_undecided", "_watched", "app", "busy", "calm", "client", "context", "conversation", "done",
         "idle_since", "peer", "sock", "target",
     )  # fmt: skip
@@ -67,11 +66,10 @@ class Connection:
         self.done = False
         self.busy = True  # something happened since the drain looked last
         self.idle_since = 0.0
-        self.conversation = Conversation(self._route, target.on_event)
+        self.conversation = Conversation(target.route, target.on_event)
         self._app_pending: list[bytes] | None = None  # what waits for a prepared socket
         self._app_shut = False
         self._closing = False
-        self._matched = False
         self._pinned = False
         self._pinned_side: Side = APP
         self._sides: dict[Side, SessionUpstream] = {}
@@ -122,12 +120,6 @@ class Connection:
             self.context.waiting.add(self)
             stock.waiting[self] = None
 
-    def _route(self, head: RequestHead) -> Route | None:
-        route = self.target.route(head)
-        if route is not None:
-            self._matched = True
-        return route
-
     # Events.
 
     def on_client(self, events: int) -> None:
@@ -152,7 +144,7 @@ class Connection:
             if self._undecided and not conversation.undecided:
                 self._undecided = False
                 self.context.undecided.discard(self)
-            if self._matched and conversation.holding:
+            if conversation.holding:
                 self.context.holding.add(self)
         elif client.broken:
             self.abort()
@@ -192,7 +184,11 @@ class Connection:
             return
         if data:
             stream.bulky = len(data) >= BULKY
-            self._run(conversation.upstream_data(side, data))
+            commands = conversation.upstream_data(side, data)
+            if len(commands) == 2 and commands[1][0] == CLOSE_CLIENT and commands[0][0] == SEND_CLIENT:
+                self._last(commands[0][1])
+                return
+            self._run(commands)
         elif stream.broken:
             self._side_broken(side)
             return
@@ -338,16 +334,22 @@ class Connection:
     def _run(self, commands: Sequence[Command]) -> None:
         """Carry out what the conversation commands."""
         for command in commands:
-            if self.done:
-                return
             what = command[0]
             if what == SEND:
-                self._send(command[1], command[2])
+                app = self.app
+                if command[1] is APP and app is not None:
+                    app.send(command[2])
+                    if app.backlog:
+                        self.calm = False
+                else:
+                    self._send(command[1], command[2])
             elif what == SEND_CLIENT:
                 client = self.client
                 client.send(command[1])
                 if client.backlog:
                     self.calm = False
+            elif self.done:
+                return
             elif what == SHUT:
                 self._shut(command[1])
             elif what == SHUT_CLIENT:
@@ -369,13 +371,10 @@ class Connection:
                 upstream.dial()
 
     def _send(self, side: Side, data: bytes) -> None:
+        """Send to a session, or to an app that must be dialled anew."""
+        if self.done:
+            return
         if side is APP:
-            app = self.app
-            if app is not None:
-                app.send(data)
-                if app.backlog:
-                    self.calm = False
-                return
             if self._app_pending is None:
                 self._dial_app()
             if self.app is not None:
@@ -425,8 +424,10 @@ class Connection:
             if app is not None:
                 if app.connecting:
                     self.target.dialled(app.sock)
-                if reset or app.connecting:
+                if reset or app.connecting or app.broken:
                     app.reset()
+                elif not app.backlog:
+                    app.close(lingers=False)
                 else:
                     Farewell(self.context, app)
             return
@@ -514,14 +515,28 @@ class Connection:
             upstream.watch(reading=clear)
         self.calm = reading and clear and not (ended or client.ended or client.shut)
 
-    def _end(self) -> None:
-        """Over, in an orderly way: everybody gets what was sent, and then FIN."""
+    def _last(self, data: bytes) -> None:
+        """An answer, and after it the end, as both sides expect it: the client owes nothing that one should wait for.
+
+        The answer waits for FIN in the kernel, so that one segment carries both, and the client is woken once.
+        """
+        client = self.client
+        prompt = client.drained()
+        client.send(data, more=prompt)
+        self._end(prompt=prompt and not client.backlog and not client.broken)
+
+    def _end(self, *, prompt: bool = False) -> None:
+        """Over, in an orderly way: everybody gets what was sent, and then FIN; at once if ``prompt``."""
         if self.done:
             return
         self._gone()
+        client = self.client
+        if prompt or (client.ended and not client.backlog and not client.broken):
+            client.close(lingers=True)
+        else:
+            Farewell(self.context, client, self.target)
         for side in [APP, *self._sides]:
             self._let_go(side)
-        Farewell(self.context, self.client, self.target)
 
     def close_idle(self) -> None:
         """Close between messages: FIN to both."""

@@ -15,13 +15,14 @@ from tpnet.proxy.channel import Counters
 class TargetCount:
     """Totals of one target since the worker's start. ``open`` is a number of connections, not a total."""
 
-    __slots__ = ("accepted", "app_requests", "open", "reasons", "requests", "verdicts")
+    __slots__ = ("accepted", "app_requests", "open", "reasons", "requests", "unmatched", "verdicts")
 
     def __init__(self) -> None:
         self.open = 0
         self.accepted = 0
         self.requests = 0
         self.app_requests = 0
+        self.unmatched = 0  # the verdict ``F:app``, which nearly all requests get
         self.verdicts: defaultdict[str, int] = defaultdict(int)
         self.reasons: defaultdict[str, int] = defaultdict(int)
 
@@ -32,7 +33,7 @@ class TargetCount:
             "accepted": self.accepted,
             "requests": self.requests,
             "app_requests": self.app_requests,
-            "verdicts": dict(self.verdicts),
+            "verdicts": dict(self.verdicts) | ({"F:app": self.unmatched} if self.unmatched else {}),
             "reasons": dict(self.reasons),
         }
 

@@ -1,7 +1,7 @@
 """The worker's event loop: level-triggered epoll, one handler per file descriptor, and coarse deadlines.
 
-``tpnet.proxy.worker`` runs it; connections register with it. It must never run a handler for a descriptor
-that was closed earlier in the same round: descriptors are therefore closed at the end of a round.
+``tpnet.proxy.worker`` runs it; connections register with it. It must never give the events of a descriptor
+that was closed in this round to a socket that has got the same descriptor since.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Loop:
     """
 
     __slots__ = (
-        "_closing", "_running", "deadlines", "epoll", "handlers", "next_tick", "now", "on_error", "sockets",
+        "_closed", "_running", "deadlines", "epoll", "handlers", "next_tick", "now", "on_error", "sockets",
         "ticks",
     )  # fmt: skip
 
@@ -98,7 +98,7 @@ class Loop:
         self.next_tick = 0.0
         self.sockets = 0
         self.on_error: Callable[[BaseException], None] = report
-        self._closing: list[Socket] = []
+        self._closed: set[int] = set()  # in this round: its events for these are stale
         self._running = False
 
     def add(self, fd: int, events: int, handler: Handler) -> None:
@@ -107,14 +107,17 @@ class Loop:
         self.epoll.register(fd, events)
 
     def close(self, sock: Socket) -> None:
-        """Close a socket at the end of this round; its handler is not called again.
+        """Close a socket; its handler is not called again.
 
+        At once, since who closes first keeps the port in TIME_WAIT, and that should be the one that closes without us.
         The kernel takes a closed descriptor out of the epoll set by itself, provided that nobody else holds a
         duplicate. That is so for everything but listeners, which are unregistered by their owner.
         """
-        self.handlers.pop(sock.fileno(), None)
+        fd = sock.fileno()
+        self.handlers.pop(fd, None)
         self.sockets -= 1
-        self._closing.append(sock)
+        self._closed.add(fd)
+        sock.close()
 
     def stop(self) -> None:
         """End ``run`` after this round."""
@@ -123,25 +126,23 @@ class Loop:
     def run(self) -> None:
         """Serve until ``stop``. An exception of a handler is given to ``on_error``; the loop lives on."""
         self._running = True
-        poll, handlers, closing, monotonic = self.epoll.poll, self.handlers, self._closing, time.monotonic
+        poll, handlers, closed, monotonic = self.epoll.poll, self.handlers, self._closed, time.monotonic
         while self._running:
             events = poll(max(self.next_tick - monotonic(), 0.0), _ROUND)
             self.now = now = monotonic()
             for fd, mask in events:
                 handler = handlers.get(fd)
-                if handler is not None:
+                if handler is not None and not (closed and fd in closed):
                     try:
                         handler(mask)
                     except Exception as error:  # noqa: BLE001 - one's failure must not end the others
                         self._failed(handler, error)
-            if closing:
-                for sock in closing:
-                    sock.close()
-                closing.clear()
             if now >= self.next_tick:
                 self._tick(now)
                 near = any(len(deadlines) and deadlines.near for deadlines in self.deadlines)
                 self.next_tick = now + (TICK if near else _IDLE_TICK)
+            if closed:
+                closed.clear()
 
     def _tick(self, now: float) -> None:
         for run in (*(deadlines.run for deadlines in self.deadlines), *self.ticks):

@@ -29,6 +29,7 @@ BULKY = 32 * 1024
 """A read of at least so many bytes makes the next one worth a splice."""
 
 _NOW = socket.MSG_DONTWAIT
+_MORE = _NOW | socket.MSG_MORE
 LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
 # splice(2): SPLICE_F_MOVE | SPLICE_F_NONBLOCK
@@ -124,11 +125,14 @@ class Stream:
         """Let another handler take the events from now on."""
         self._loop.handlers[self.fd] = handler
 
-    def send(self, data: bytes | memoryview) -> None:
-        """Write ``data`` at once as far as the kernel takes it; keep the rest. Never raises ``OSError``."""
+    def send(self, data: bytes | memoryview, *, more: bool = False) -> None:
+        """Write ``data`` at once as far as the kernel takes it; keep the rest. Never raises ``OSError``.
+
+        ``more``: the end follows at once, and may share a segment with it.
+        """
         if not self.backlog and not self.connecting:
             try:
-                sent = self.sock.send(data, _NOW)
+                sent = self.sock.send(data, _MORE if more else _NOW)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -265,6 +269,16 @@ class Stream:
         if self._registered:
             self._registered = False
             self._loop.epoll.unregister(self.fd)
+        return False
+
+    def drained(self) -> bool:
+        """Whether nothing has arrived that was not read; closing a socket that holds some would send RST."""
+        try:
+            self.sock.recv(1, _NOW | socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
         return False
 
     def close(self, *, lingers: bool) -> None:

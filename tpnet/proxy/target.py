@@ -8,6 +8,7 @@ ever.
 from __future__ import annotations
 
 import errno
+import random
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -38,6 +39,11 @@ IDLE = 1.0
 LAST = 5.0
 """Seconds after the grace until what is left is reset."""
 _REFUSED_AGAIN = 0.2
+_PORTS = (2048, 32_767)
+"""Source ports towards the app, in turn. They lie below those that clients take by themselves
+(ip_local_port_range): if a client came from a port that we took with its address, the kernel could not tell its
+connection from ours."""
+_BIND_TRIES = 64
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _MAPPED = "::ffff:"
 
@@ -54,8 +60,8 @@ class Target:
     """A listening port in a network namespace, and its connections."""
 
     __slots__ = (
-        "_bypass", "_draining", "_keep_source", "_listener", "_listening", "_refused_at", "_routes", "_rules",
-        "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells", "name", "number",
+        "_bypass", "_draining", "_keep_source", "_listener", "_listening", "_next_port", "_refused_at", "_routes",
+        "_rules", "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells", "name", "number",
         "port",
     )  # fmt: skip
 
@@ -74,6 +80,7 @@ class Target:
         self._routes: dict[str, Route] = {}
         self._draining: float | None = None
         self._refused_at = 0.0
+        self._next_port = random.randint(*_PORTS)  # noqa: S311 - only so that two workers begin elsewhere
         self._stock4 = context.stock(Purpose.APP4, message.target, 32)
         self._stock6 = context.stock(Purpose.APP6, message.target, 8)
         self._listener = listener
@@ -186,18 +193,9 @@ class Target:
         """
         endpoint = None
         try:
-            if self._keep_source:
-                try:
-                    sock.bind(peer.source)
-                except OSError:
-                    self.count.reasons["source address not kept"] += 1
-                    if self._bypass is not None:
-                        sock.bind((peer.local[0], 0, *peer.local[2:]))
-            elif self._bypass is not None:
-                sock.bind((peer.local[0], 0, *peer.local[2:]))
-            if self._bypass is not None:
-                name = sock.getsockname()
-                endpoint = pack_endpoint(name[0], name[1])
+            source = self._bind(sock, peer)
+            if source is not None and self._bypass is not None:
+                endpoint = pack_endpoint(*source)
                 self._bypass.insert(endpoint)
             error = sock.connect_ex(peer.local)
             if error == errno.EINPROGRESS:
@@ -216,6 +214,25 @@ class Target:
             self.context.loop.close(sock)
             return None
         return True
+
+    def _bind(self, sock: Socket, peer: Peer) -> tuple[str, int] | None:
+        """Give a socket the client's address, or the target's own; ``None`` if there is no need for either."""
+        if self._keep_source:
+            address, _, *rest = peer.source
+            for _ in range(_BIND_TRIES):
+                self._next_port = port = self._next_port + 1 if self._next_port < _PORTS[1] else _PORTS[0]
+                try:
+                    sock.bind((address, port, *rest))
+                except OSError as error:
+                    if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                        break
+                else:
+                    return address, port
+            self.count.reasons["source address not kept"] += 1
+        if self._bypass is None:
+            return None
+        sock.bind((peer.local[0], 0, *peer.local[2:]))
+        return peer.local[0], sock.getsockname()[1]
 
     def dialled(self, sock: Socket) -> None:
         """A dial that took longer is over: its bypass entry is not needed any more."""
@@ -261,7 +278,7 @@ class Target:
             count.requests += 1
             if letter == "F":
                 count.app_requests += 1
-                count.verdicts["F:app"] += 1
+                count.unmatched += 1
                 return
             if letter == "A":
                 count.app_requests += 1

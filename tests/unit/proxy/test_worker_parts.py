@@ -1,0 +1,279 @@
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from tpnet.model import TpnetError
+from tpnet.proxy import privileges
+from tpnet.proxy.context import MOST, Context, Stock
+from tpnet.proxy.counters import Book, TargetCount
+from tpnet.proxy.loop import IN, Deadlines, Loop
+from tpnet.proxy.stream import Pipes, Stream
+
+
+class Asked(list):
+    def __call__(self, count):
+        self.append(count)
+        return count
+
+
+def socks(count):
+    return [socket.socket() for _ in range(count)]
+
+
+@pytest.fixture
+def loop():
+    loop = Loop()
+    yield loop
+    loop.epoll.close()
+
+
+@pytest.fixture
+def asked():
+    return Asked()
+
+
+@pytest.fixture
+def stock(loop, asked):
+    stock = Stock(loop, 8, asked)
+    yield stock
+    stock.close()
+
+
+class Wants:
+    def __init__(self):
+        self.got = None
+
+    def given(self, sock):
+        self.got = sock
+
+
+def test_a_stock_is_refilled_when_half_of_it_is_gone(loop, stock, asked):
+    stock.refill()
+    assert asked == [8]
+    stock.add(socks(8))
+    taken = [stock.take() for _ in range(3)]
+    assert asked == [8]
+    taken.append(stock.take())
+    assert asked == [8, 4]
+    for sock in taken:
+        sock.close()
+
+
+def test_a_stock_that_runs_out_asks_for_more_up_to_a_bound(stock, asked):
+    for _ in range(20):
+        assert stock.take() is None
+    assert sum(asked) == MOST
+
+
+def test_who_waits_for_a_socket_is_served_in_order(loop, stock, asked):
+    first, second = Wants(), Wants()
+    for waiting in (first, second):
+        assert stock.take() is None
+        stock.waiting[waiting] = None
+    new = socks(1)
+    stock.add(new)
+    assert (first.got, second.got) == (new[0], None)
+    first.got.close()
+
+
+def test_a_stock_asks_again_for_what_never_came(loop, stock, asked):
+    stock.refill()
+    stock.tick()
+    assert asked == [8]
+    loop.now += 3
+    stock.tick()
+    assert asked == [8, 8]
+
+
+def test_a_busy_stock_shrinks_when_it_is_quiet(stock, asked):
+    for _ in range(5):
+        stock.take()
+    for _ in range(10):
+        stock.tick()
+    asked.clear()
+    stock.add(socks(5))
+    stock.take().close()
+    assert sum(asked) <= 8
+
+
+def test_sockets_on_their_way_count_as_open(loop, stock):
+    stock.refill()
+    assert loop.sockets == 8
+    stock.add(socks(8))
+    assert loop.sockets == 8
+    stock.close()
+    assert loop.sockets == 0
+
+
+def test_no_more_sockets_are_asked_for_than_there_is_room():
+    told = []
+    context = Context(told.append, 256)
+    context.loop.sockets = 200
+    context.session_stock.refill()
+    assert [message.count for message in told] == [8]
+    context.loop.sockets = 256
+    context.stock("app4", 1, 32).refill()
+    assert len(told) == 1
+    context.loop.epoll.close()
+
+
+def test_deadlines_expire_in_order_and_only_once(loop):
+    expired = []
+    deadlines = Deadlines(loop, 1.0, expired.append)
+    for thing in "abc":
+        deadlines.add(thing)
+        loop.now += 0.1
+    deadlines.discard("b")
+    deadlines.run(loop.now)
+    assert expired == []
+    deadlines.run(loop.now + 1)
+    deadlines.run(loop.now + 1)
+    assert expired == ["a", "c"]
+
+
+def test_a_deadline_brings_the_next_look_forward(loop):
+    loop.next_tick = loop.now + 1
+    Deadlines(loop, 1.0, print, near=False).add("far")
+    assert loop.next_tick == loop.now + 1
+    Deadlines(loop, 1.0, print).add("near")
+    assert loop.next_tick < loop.now + 0.2
+
+
+def test_the_loop_survives_a_handler_and_tells_its_owner(loop, capsys):
+    ours, theirs = socket.socketpair()
+    failed = []
+
+    class Owner:
+        def on_events(self, events):
+            raise ValueError("secret")
+
+        def fail(self):
+            failed.append(True)
+            loop.close(ours)
+            loop.stop()
+
+    loop.add(ours.fileno(), IN, Owner().on_events)
+    theirs.send(b"x")
+    loop.run()
+    theirs.close()
+    assert failed == [True]
+    text = capsys.readouterr().err
+    assert text.startswith("tpnet worker: ValueError at test_worker_parts.py:")
+    assert "secret" not in text
+
+
+def test_events_of_a_closed_descriptor_are_not_given_to_its_successor(loop):
+    pairs = [socket.socketpair() for _ in range(2)]
+    seen = []
+
+    def first(_events):
+        fd = pairs[1][0].fileno()
+        loop.close(pairs[1][0])
+        successor = os.dup(pairs[0][0].fileno())
+        assert successor == fd
+        loop.handlers[fd] = seen.append
+        loop.stop()
+
+    for (end, other), handler in zip(pairs, (first, seen.append), strict=True):
+        loop.add(end.fileno(), IN, handler)
+        other.send(b"x")
+    fd = pairs[1][0].fileno()
+    loop.run()
+    assert seen == []
+    os.close(fd)
+    for sock in (pairs[0][0], pairs[0][1], pairs[1][1]):
+        sock.close()
+
+
+@pytest.fixture
+def connected():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+def test_what_the_kernel_does_not_take_waits_in_order(loop, connected):
+    ours, theirs = connected
+    stream = Stream(loop, Pipes(), ours, print)
+    blocks = [bytes([number]) * 500_000 for number in range(20)]
+    for block in blocks:
+        stream.send(block)
+    stream.shutdown()
+    assert stream.backlog
+    assert not stream.shut
+    got = bytearray()
+    while more := theirs.recv(1 << 20):
+        got += more
+        stream.flush()
+    assert stream.shut
+    assert got == b"".join(blocks)
+
+
+def test_nothing_leaves_before_the_connection_is_known_to_be_there(loop, connected):
+    ours, theirs = connected
+    stream = Stream(loop, Pipes(), ours, print, connecting=True)
+    stream.send(b"early")
+    stream.shutdown()
+    theirs.settimeout(0.05)
+    with pytest.raises(TimeoutError):
+        theirs.recv(10)
+    stream.connecting = False
+    stream.flush()
+    assert theirs.recv(10) == b"early"
+    assert theirs.recv(10) == b""
+
+
+def test_pipes_are_bounded_and_used_again():
+    pipes = Pipes(2)
+    first, second = pipes.take(), pipes.take()
+    assert pipes.take() is None
+    pipes.give(first)
+    assert pipes.take() == first
+    pipes.destroy(second)
+    third = pipes.take()
+    assert third is not None
+    pipes.destroy(first)
+    pipes.destroy(third)
+
+
+def test_counters_are_given_only_when_they_changed():
+    book = Book()
+    assert book.changed() is not None
+    assert book.changed() is None
+    book.targets[1] = count = TargetCount()
+    count.unmatched += 2
+    count.verdicts["P"] += 1
+    book.intercepts["i"].hit()
+    counters = book.changed()
+    assert counters.targets["1"]["verdicts"] == {"P": 1, "F:app": 2}
+    assert counters.intercepts["i"]["hits"] == 1
+
+
+def test_a_process_without_rights_cannot_become_somebody_else():
+    script = "from tpnet.proxy import privileges; privileges.drop(64998); privileges.drop(1)"
+    if os.geteuid() != 0:
+        script = "from tpnet.proxy import privileges; privileges.drop(1)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "should run as uid 1 without capabilities" in done.stderr
+
+
+def test_the_limit_of_open_files_is_raised_to_the_hard_one():
+    script = "import resource as r; r.setrlimit(7, (100, 300)); from tpnet.proxy import privileges; print(privileges.raise_file_limit())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "300\n"
+
+
+def test_an_error_of_the_drop_says_what_to_try(monkeypatch):
+    monkeypatch.setattr(privileges, "_prctl", lambda *_: -1)
+    monkeypatch.setattr(privileges.os, "geteuid", lambda: 1)
+    monkeypatch.setattr(privileges, "_clear_capabilities", lambda: None)
+    with pytest.raises(TpnetError, match="cannot give up its privileges") as caught:
+        privileges.drop(1)
+    assert "root" in caught.value.hint
