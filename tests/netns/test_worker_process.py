@@ -117,7 +117,7 @@ child = subprocess.Popen([sys.executable, "-m", "tpnet.proxy.worker", "--channel
 ours.setblocking(True)
 channel.receive(ours)
 os.set_inheritable(ours.fileno(), True)
-keeper = subprocess.Popen(["sleep", "3"], pass_fds=[ours.fileno()])  # the channel outlives the parent
+keeper = subprocess.Popen(["sleep", "3"], pass_fds=[ours.fileno()], stdout=subprocess.DEVNULL)  # the channel outlives the parent
 print(child.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
