@@ -29,7 +29,8 @@ CONNECTED, REFUSED = b"\x00", b"\x01"
 READ_SIZE = 256 * 1024
 """Bytes of one read; also the most that is kept of a direction whose receiver is slow."""
 
-_DIAL_SECONDS = 3.0
+# The worker waits a second for the status byte; a slower handler would leave it unsure what was delivered.
+_DIAL_SECONDS = 0.7
 _BACKLOG = 512
 _ACCEPTS_AT_ONCE = 32
 _FULL_PAUSE = 0.1
