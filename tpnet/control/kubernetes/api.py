@@ -1,0 +1,393 @@
+"""The Kubernetes API, as plain objects: get, list, apply, delete, review. asyncio.
+
+Agents, the session daemon and the command line call it. It must never log a token or a body, and never retry
+what was not safe to repeat: every write is an apply, a create of one name, or a delete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlencode
+
+from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+
+Object = dict[str, Any]
+"""A Kubernetes object as JSON data."""
+
+REQUEST_SECONDS = 30.0
+"""Seconds for one request, unless told otherwise."""
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_APPLY = "application/apply-patch+yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A kind of object: where it is found. ``group`` is empty for the core's."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """What stands in ``apiVersion``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    @property
+    def long_name(self) -> str:
+        """``plural.group``, as RBAC and kubectl say it."""
+        return f"{self.plural}.{self.group}" if self.group else self.plural
+
+    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The path below the server's address; without ``namespace``: of all of them."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if self.namespaced and namespace:
+            parts += ["namespaces", namespace]
+        return "/" + "/".join([*parts, self.plural, *(part for part in (name, subresource) if part)])
+
+
+class Gone(TpnetError):
+    """The resource version is too old (410): list again."""
+
+
+class Api:
+    """One API server, as one user. Make it with ``from_kubeconfig`` or ``in_cluster``, and ``close`` it."""
+
+    def __init__(
+        self, configuration: Any, namespace: str, *, user: str = "", groups: Sequence[str] = ()
+    ) -> None:
+        from kubernetes.aio.client import ApiClient
+
+        self.namespace = namespace
+        self.server: str = configuration.host
+        self.seconds = REQUEST_SECONDS
+        self._client: Any = ApiClient(configuration)
+        self._headers = [("Impersonate-User", user)] if user else []
+        self._headers += [("Impersonate-Group", group) for group in groups]
+
+    @classmethod
+    async def from_kubeconfig(
+        cls,
+        path: str | None = None,
+        context: str | None = None,
+        *,
+        user: str = "",
+        groups: Sequence[str] = (),
+    ) -> Self:
+        """As kubectl would: ``path`` or KUBECONFIG or ~/.kube/config, its ``context`` or the current one.
+
+        ``user`` and ``groups``: whom to impersonate. Raises ``NotThere`` without such a file or context,
+        ``InvalidInput`` for a malformed one.
+        """
+        from kubernetes.aio.client import Configuration
+
+        config, kube_config = _config_modules()
+        where = path or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube/config")
+        configuration = Configuration()
+        try:
+            merged = kube_config.KubeConfigMerger(where)
+            if merged.config is None:
+                raise NotThere(
+                    f"There is no kubeconfig at {where}.",
+                    "Give one with --kubeconfig or KUBECONFIG, or ask an admin of the cluster.",
+                )
+            await config.load_kube_config(where, context=context, client_configuration=configuration)
+            namespace = _namespace_of(merged.config.value, context)
+        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInput(
+                f"The kubeconfig {where} cannot be used: {_first_line(error)}.",
+                "kubectl config view shows it.",
+            ) from error
+        return cls(configuration, namespace, user=user, groups=groups)
+
+    @classmethod
+    async def in_cluster(cls) -> Self:
+        """As the pod's own service account; its token is read anew as it is rotated. Raises ``NotThere``."""
+        from kubernetes.aio.client import Configuration
+
+        config, _ = _config_modules()
+        configuration = Configuration()
+        try:
+            config.load_incluster_config(configuration)
+            namespace = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
+        except (config.ConfigException, OSError) as error:
+            raise NotThere(
+                f"This is no pod with a service account: {_first_line(error)}.",
+                "Run it where tpnet install puts it, or without a cluster: tpnet agent run --local",
+            ) from error
+        return cls(configuration, namespace)
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # Reading.
+
+    async def get(self, resource: Resource, name: str, namespace: str = "") -> Object:
+        """One object. Raises ``NotThere``, ``Refused``, ``TpnetError``."""
+        return await self._ask("GET", resource.path(namespace, name))
+
+    async def list(
+        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "", limit: int = 0
+    ) -> tuple[list[Object], str]:
+        """All objects that the selectors choose, and the resource version to watch from."""
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
+        items: list[Object] = []
+        while True:
+            page = await self._ask("GET", resource.path(namespace), query)
+            items += page.get("items") or []
+            query["continue"] = page["metadata"].get("continue", "")
+            if not query["continue"]:
+                return items, page["metadata"]["resourceVersion"]
+
+    async def watch(
+        self,
+        resource: Resource,
+        version: str,
+        namespace: str = "",
+        *,
+        labels: str = "",
+        fields: str = "",
+        seconds: int = 300,
+    ) -> AsyncGenerator[tuple[str, Object], None]:
+        """Events after ``version``: ADDED, MODIFIED, DELETED or BOOKMARK, and the object. Ends after ``seconds``.
+
+        Raises ``Gone`` when the version is too old, and as ``get`` does.
+        """
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "labelSelector": labels,
+            "fieldSelector": fields,
+            "timeoutSeconds": str(seconds),
+        }
+        answer = await self._send("GET", resource.path(namespace), query, seconds=seconds + 30.0)
+        response = answer.response
+        try:
+            while True:
+                try:
+                    line = await response.content.readline()
+                except _broken() as error:
+                    raise _unreachable(self.server, error) from error
+                if not line:
+                    return
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    status = event["object"]
+                    raise _error(status.get("code", 500), status, self.server)
+                yield event["type"], event["object"]
+        finally:
+            response.close()
+
+    # Writing.
+
+    async def apply(
+        self,
+        resource: Resource,
+        obj: Object,
+        manager: str,
+        *,
+        subresource: str = "",
+        force: bool = True,
+        dry_run: bool = False,
+    ) -> Object:
+        """Server-side apply: ``manager`` owns exactly the fields of ``obj`` from now on. Returns the object."""
+        meta = obj["metadata"]
+        query = {
+            "fieldManager": manager,
+            "force": "true" if force else "",
+            "dryRun": "All" if dry_run else "",
+            "fieldValidation": "Strict",
+        }
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
+        path = resource.path(meta.get("namespace", ""), meta["name"], subresource)
+        return await self._ask("PATCH", path, query, body, _APPLY)
+
+    async def create(self, resource: Resource, obj: Object, *, manager: str = "tpnet") -> Object:
+        """Create an object; ``Conflict`` when there is one of its name."""
+        body = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
+        path = resource.path(obj["metadata"].get("namespace", ""))
+        return await self._ask("POST", path, {"fieldManager": manager}, body)
+
+    async def merge(self, resource: Resource, name: str, namespace: str, patch: Object) -> Object:
+        """A JSON merge patch (RFC 7396)."""
+        path = resource.path(namespace, name)
+        return await self._ask(
+            "PATCH", path, {"fieldManager": "tpnet"}, patch, "application/merge-patch+json"
+        )
+
+    async def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> bool:
+        """Delete an object, only that of this ``uid`` if given; whether it was there."""
+        body = {"preconditions": {"uid": uid}} if uid else None
+        try:
+            await self._ask("DELETE", resource.path(namespace, name), {}, body)
+        except NotThere:
+            return False
+        except Conflict:
+            if not uid:
+                raise
+            return False  # another one has its name
+        return True
+
+    # Who am I, and what may I do.
+
+    async def whoami(self) -> tuple[str, tuple[str, ...]]:
+        """User name and groups, as the API server sees this client (SelfSubjectReview)."""
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = await self._ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {}, body)
+        info = answer["status"]["userInfo"]
+        return info.get("username", ""), tuple(info.get("groups") or ())
+
+    async def may(
+        self, verb: str, resource: Resource, namespace: str = "", *, name: str = "", subresource: str = ""
+    ) -> bool:
+        """Whether this user has that right (SelfSubjectAccessReview)."""
+        attributes = {
+            "verb": verb,
+            "group": resource.group,
+            "resource": resource.plural,
+            "namespace": namespace,
+            "name": name,
+            "subresource": subresource,
+        }
+        body = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = await self._ask("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, body)
+        return bool(answer["status"]["allowed"])
+
+    # The wire.
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        content_type: str = "application/json",
+    ) -> Object:
+        answer = await self._send(method, path, query or {}, body, content_type)
+        try:
+            return dict(json.loads(await answer.read()))
+        except _broken() as error:
+            raise _unreachable(self.server, error) from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Object | None = None,
+        content_type: str = "application/json",
+        seconds: float | None = None,
+    ) -> Any:
+        """An answer that is no error."""
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        url = self.server + path
+        if given := {name: value for name, value in query.items() if value}:
+            url += "?" + urlencode(given)
+        try:
+            await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+            answer = await self._client.call_api(
+                method,
+                url,
+                _with_repeated(headers, self._headers),
+                body,
+                _request_timeout=seconds or self.seconds,
+            )
+            if answer.status < 400:
+                return answer
+            data = await answer.read()
+        except _broken() as error:
+            raise _unreachable(self.server, error) from error
+        try:
+            status = json.loads(data)
+        except ValueError:
+            status = {"message": data.decode(errors="replace")[:200]}
+        raise _error(answer.status, status, self.server)
+
+
+def _with_repeated(headers: dict[str, str], more: Sequence[tuple[str, str]]) -> Any:
+    """Headers, and others that may stand several times."""
+    if not more:
+        return headers
+    from multidict import CIMultiDict
+
+    return CIMultiDict([*headers.items(), *more])
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """The exceptions of a connection that does not come about, or breaks."""
+    from aiohttp import ClientError
+
+    return (OSError, TimeoutError, ClientError, asyncio.IncompleteReadError)
+
+
+def _unreachable(server: str, error: Exception) -> NotThere:
+    return NotThere(
+        f"The API server {server} does not answer: {_first_line(error) or type(error).__name__}.",
+        "Is the cluster up, and reachable from here? kubectl version asks the same server.",
+    )
+
+
+def _error(code: int, status: Any, server: str) -> TpnetError:
+    message = str(status.get("message") or status.get("reason") or f"HTTP {code}").strip().rstrip(".")
+    match code:
+        case 401:
+            return Refused(
+                f"The API server {server} does not accept these credentials: they may have expired.",
+                "Log in again, as kubectl needs it too.",
+            )
+        case 403:
+            return Refused(f"{message}.", "An admin of the cluster can grant it.")
+        case 404:
+            return NotThere(f"{message}.")
+        case 409:
+            return Conflict(f"{message}.")
+        case 410:
+            return Gone(f"{message}.")
+        case 400 | 422:
+            return InvalidInput(f"{message}.")
+    return TpnetError(f"The API server answered {code}: {message}.")
+
+
+def _config_modules() -> tuple[Any, Any]:
+    """Parts of the package that have no types."""
+    from kubernetes.aio import config
+    from kubernetes.aio.config import kube_config
+
+    return config, kube_config
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0].rstrip(".")
+
+
+def _namespace_of(config: Any, context: str | None) -> str:
+    """The context's namespace, or ``default``."""
+    wanted = context or config.get("current-context")
+    for entry in config.get("contexts") or ():
+        if entry["name"] == wanted:
+            return str(
+                (entry["context"].get("namespace") if hasattr(entry["context"], "get") else "") or "default"
+            )
+    return "default"
