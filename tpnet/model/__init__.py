@@ -1,6 +1,19 @@
 """Plain data: what people ask for, what is true, and the errors they can act on. Imports nothing of ours."""
 
+from tpnet.model.about import About
 from tpnet.model.errors import Conflict, InvalidInput, NotThere, Refused, TpnetError
+from tpnet.model.kinds import (
+    Condition,
+    ConditionStatus,
+    EndpointReport,
+    InterceptReport,
+    InterceptSpec,
+    NodeAgentSpec,
+    NodeReport,
+    SessionSpec,
+    TargetKind,
+    TargetRef,
+)
 from tpnet.model.objects import HeaderRule, Intercept, OnFailure, PathKind, PathRule, Session
 from tpnet.model.status import (
     AgentStatus,
@@ -15,14 +28,22 @@ from tpnet.model.status import (
 )
 
 __all__ = [
+    "About",
     "AgentStatus",
+    "Condition",
+    "ConditionStatus",
     "Conflict",
+    "EndpointReport",
     "ExplainStep",
     "Explanation",
     "HeaderRule",
     "Intercept",
+    "InterceptReport",
+    "InterceptSpec",
     "InterceptStatus",
     "InvalidInput",
+    "NodeAgentSpec",
+    "NodeReport",
     "NotThere",
     "OnFailure",
     "PathKind",
@@ -30,9 +51,12 @@ __all__ = [
     "Refused",
     "Session",
     "SessionGrant",
+    "SessionSpec",
     "SessionStatus",
     "Status",
     "TargetInfo",
+    "TargetKind",
+    "TargetRef",
     "TargetStatus",
     "TpnetError",
 ]

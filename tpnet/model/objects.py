@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
+
+from tpnet.model.about import About
 
 
 class PathKind(StrEnum):
@@ -32,17 +35,35 @@ class HeaderRule:
     ``regex``, matches the whole of it (RE2, Latin-1).
     """
 
-    name: str
-    value: str
-    regex: bool = False
+    name: Annotated[str, About("The header's name; upper and lower case are the same.", max_length=256)]
+    value: Annotated[
+        str,
+        About(
+            "What the value of one of the request's lines of this header must equal, byte for byte; or, with regex, "
+            "what the whole of it must match.",
+            max_length=4096,
+        ),
+    ]
+    regex: Annotated[bool, About("Whether the value is a regex, in RE2's syntax.")] = False
 
 
 @dataclass(frozen=True, slots=True)
 class PathRule:
     """What a request's raw path must be like."""
 
-    kind: PathKind
-    value: str
+    kind: Annotated[
+        PathKind,
+        About(
+            "equal: the path is the value. prefix: the path begins with the value. regex: the whole path matches "
+            "the value, in RE2's syntax."
+        ),
+    ]
+    value: Annotated[
+        str,
+        About(
+            "What the request's raw path, without its query, is compared with.", min_length=1, max_length=4096
+        ),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
