@@ -9,6 +9,11 @@ BIN := .venv/bin
 PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light curl
 # What its tests and benchmarks measure against.
 TEST_PACKAGES := $(PACKAGES) haproxy wrk procps
+# What its test cluster is made of, besides Kubernetes itself, which is built from source.
+CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins nftables iptables conntrack mmdebstrap buildah
+# For cluster-up: LAPTOPS=3 and DUAL=--dual, which is IPv6 beside IPv4.
+LAPTOPS := 2
+DUAL :=
 
 # Installs the Debian packages in $(1) that are missing. policy-rc.d keeps them from starting services of their own.
 define install_packages
@@ -28,10 +33,10 @@ define install_packages
 	fi
 endef
 
-.PHONY: help demo test lint type unit netns bench lock docs clean packages test-packages
+.PHONY: help demo test lint type unit netns cluster cluster-up cluster-down cluster-packages bench lock docs clean packages test-packages
 
 help: ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 packages:
 	@$(call install_packages,$(PACKAGES))
@@ -74,6 +79,19 @@ unit: .venv/.dev ## tests that need neither root nor a network
 
 netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
 	@$(BIN)/pytest -q tests/netns
+
+cluster-packages:
+	@$(call install_packages,$(CLUSTER_PACKAGES))
+
+cluster: cluster-packages .venv/.dev ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
+	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
+	@$(BIN)/pytest -q tests/cluster
+
+cluster-up: cluster-packages .venv/.dev ## bring a cluster up that stands, and say how to use it; LAPTOPS=2 DUAL=--dual
+	@cd tests/cluster && ../../$(BIN)/python -m kubelab up --laptops $(LAPTOPS) $(DUAL)
+
+cluster-down: .venv/.dev ## take down what cluster-up brought up
+	@cd tests/cluster && ../../$(BIN)/python -m kubelab down
 
 bench: test-packages .venv/.dev ## ratios against HAProxy and nginx; writes docs/benchmarks.md
 	@$(BIN)/python tests/bench/run.py

@@ -5,14 +5,10 @@ from pathlib import Path
 
 import pytest
 from kubelab import Cluster
-from kubelab.runs import reaper
-
-# A first run builds Kubernetes, within the time of whichever test comes first.
-BUILD_SECONDS = 1800
 
 
 def pytest_collection_modifyitems(items):
-    """Room for a cold build in each test's time limit, where it has none of its own."""
+    """A test that says nothing else has 180 s, without the fixtures' time: the first run of all builds Kubernetes in one."""
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(180, func_only=True))
@@ -35,8 +31,8 @@ def dual_cluster():
 
 @pytest.fixture
 def namespace(cluster):
-    """A Kubernetes namespace of the test's own."""
-    with cluster.namespace() as name:
+    """A Kubernetes namespace of the test's own; its end is begun, not awaited."""
+    with cluster.namespace(wait=False) as name:
         yield name
 
 
@@ -44,7 +40,6 @@ def owned(dual):
     """A cluster that lasts as long as these tests, however they end."""
     made = Cluster.up(dual=dual)
     try:
-        with reaper(made.folder):
-            yield made
+        yield made
     finally:
         made.down()

@@ -25,7 +25,6 @@ def main() -> int:
     calls.add_parser("list", help="the clusters that stand")
     reap = calls.add_parser("reap")
     reap.add_argument("lab")
-    reap.add_argument("owner", type=int)
     args = parser.parse_args()
     try:
         {"build": make, "up": bring_up, "down": take_down, "list": show, "reap": watch}[args.call](args)
@@ -84,7 +83,7 @@ def show(_args) -> None:
 
 def watch(args) -> None:
     """The reaper."""
-    runs.reap(RUNS / args.lab, args.owner)
+    runs.reap(RUNS / args.lab)
 
 
 if __name__ == "__main__":

@@ -47,9 +47,10 @@ class Cluster(Api):
 
     @classmethod
     def up(cls, *, laptops: int = 2, dual: bool = False) -> Cluster:
-        """Bring a new cluster up, owned by this process; returns when both nodes are Ready.
+        """Bring a new cluster up; returns when both nodes are Ready.
 
-        LabError with the reason if it fails, nothing being left then.
+        It is owned by this process: if that ends without having called :meth:`down`, the cluster is taken down for it. LabError with
+        the reason if it does not come up, nothing being left then.
         """
         build.programs()
         runs.sweep()
@@ -57,6 +58,7 @@ class Cluster(Api):
             port = door.getsockname()[1]
             folder = runs.new_run(laptops=laptops, dual=dual, port=port)
             try:
+                runs.start_reaper(folder)
                 cluster = cls(folder, laptops=laptops, dual=dual, port=port)
                 cluster._start(door)
             except BaseException:
@@ -120,6 +122,10 @@ class Cluster(Api):
         """A machine's address in the lab."""
         own = self._addresses(machine)
         return own.ip if family == 4 else own.ip6
+
+    def cable(self, machine: Machine, *, plugged: bool) -> None:
+        """Pull a node's or laptop's cable out of the bridge, or put it in again."""
+        network.batch(self.control.netns, [f"link set {machine.name} {'up' if plugged else 'down'}"])
 
     def load_image(self, *archives: Path) -> None:
         """Put the images of OCI archives on all nodes; pods then name them with ``imagePullPolicy: Never``."""

@@ -113,12 +113,17 @@ class Machine:
     def run(
         self, *argv: str | Path, check=True, timeout=60.0, env=None, stdin=None
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command in the machine to its end, text in and out; LabError if it fails and ``check``."""
-        return run(*self.enter(*argv), check=check, timeout=timeout, env=self.environment(env), stdin=stdin)
+        """Run a command in the machine to its end, text in and out; LabError if it fails and ``check``, or is too late."""
+        command = self.enter("setpriv", "--pdeathsig", "TERM", *argv)
+        return run(*command, check=check, timeout=timeout, env=self.environment(env), stdin=stdin)
 
     def popen(self, *argv: str | Path, env=None, **options) -> subprocess.Popen:
-        """Start a command in the machine. A signal to the Popen does not reach the command: use :meth:`signal` with its pid there."""
-        return subprocess.Popen(self.enter(*argv), env=self.environment(env), **options)
+        """Start a command in the machine. ``terminate()`` reaches it, as ``kill()`` does, as SIGTERM.
+
+        For other signals use :meth:`signal` with its pid there.
+        """
+        command = self.enter("setpriv", "--pdeathsig", "TERM", *argv)
+        return subprocess.Popen(command, env=self.environment(env), **options)
 
     def shell(self, script: str, **options) -> subprocess.CompletedProcess[str]:
         """Run a shell script in the machine."""

@@ -16,13 +16,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from kubelab.tools import MARK, REPOSITORY, RUNS, LabError, boot, run, start_time
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -161,27 +157,20 @@ def remove_cgroup(top: Path) -> None:
     raise LabError(f"cannot remove the cgroup {top}: its cgroup.procs says who is in it")
 
 
-@contextlib.contextmanager
-def reaper(folder: Path) -> Iterator[None]:
-    """While in this, another process watches this one, and takes the cluster down should it end without having done so."""
+def start_reaper(folder: Path) -> None:
+    """Start another process that takes the cluster down should its owner end without having done so; it ends with the cluster."""
+    command = ["setsid", "--fork", sys.executable, "-m", "kubelab", "reap", folder.name]
+    quiet = subprocess.DEVNULL
     package = Path(__file__).parents[1]
-    log = subprocess.DEVNULL
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kubelab", "reap", folder.name, str(os.getpid())],
-        cwd=package, stdin=log, stdout=log, stderr=log, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+    subprocess.run(command, cwd=package, stdin=quiet, stdout=quiet, stderr=quiet, check=True, timeout=20)
 
 
-def reap(folder: Path, owner: int) -> None:
-    """What the reaper's process does: wait for the owner's end, then take the cluster down."""
-    with contextlib.suppress(ProcessLookupError):
-        fd = os.pidfd_open(owner)
-        select.select([fd], [], [])
-        os.close(fd)
-    if folder.exists():
+def reap(folder: Path) -> None:
+    """What the reaper's process does, until the cluster has no owner, or is gone."""
+    with contextlib.suppress(LabError, ProcessLookupError):
+        owner = os.pidfd_open(read_run(folder)["owner"]["pid"])
+        while not select.select([owner], [], [], 0.5)[0]:
+            if read_run(folder)["owner"] is None:
+                return
+    if folder.exists() and abandoned(read_run(folder)):
         destroy(folder)
