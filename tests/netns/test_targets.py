@@ -223,3 +223,79 @@ def test_an_empty_name_left_in_run_netns_is_told_from_a_namespace(podnet):
             resolve_targets(name)
     finally:
         path.unlink()
+
+
+def pod_folder(root, uid):
+    folder = root / f"pod{uid}"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def kube_pod(podnet):
+    """``start(name)`` runs a process of the pod in a namespace; ``start.uid`` is the pod's."""
+    root = next(
+        path
+        for path in (CGROUPS / "unified", CGROUPS / "systemd", CGROUPS)
+        if (path / "cgroup.procs").exists()
+    )
+    uid = str(uuid4())
+    folder = pod_folder(root, uid)
+    with contextlib.ExitStack() as stack:
+
+        def start(name):
+            process = stack.enter_context(process_in(name))
+            (folder / "cgroup.procs").write_text(str(process.pid))
+            time.sleep(0.25)  # longer than one look at /proc is used
+            return process
+
+        start.uid = uid
+        yield start
+    deadline = time.monotonic() + 5
+    while folder.exists() and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        time.sleep(0.005)
+
+
+def test_a_pod_by_its_uid_while_any_of_its_processes_is_in_the_namespace(podnet, kube_pod):
+    first = kube_pod(podnet.pod.name)
+    with resolved(f"pod/{kube_pod.uid}") as (target,):
+        assert target.name == f"pod/{kube_pod.uid}"
+        assert target.netns.key == podnet.pod.netns.key
+        second = kube_pod(podnet.pod.name)
+        first.kill()
+        first.wait()
+        time.sleep(0.25)
+        assert target.alive()
+        second.kill()
+        second.wait()
+        time.sleep(0.25)
+        assert not target.alive()
+
+
+def test_a_pod_is_in_the_namespace_of_its_oldest_process(make_podnet, kube_pod):
+    net = make_podnet(pods=2)
+    kube_pod(net.pods[0].name)
+    kube_pod(net.pods[1].name)
+    with resolved(f"pod/{kube_pod.uid}") as (target,):
+        assert target.netns.key == net.pods[0].netns.key
+
+
+def test_a_runtimes_monitor_in_the_hosts_namespace_does_not_hide_the_pod(podnet, kube_pod):
+    root = next(
+        path
+        for path in (CGROUPS / "unified", CGROUPS / "systemd", CGROUPS)
+        if (path / "cgroup.procs").exists()
+    )
+    with subprocess.Popen(["sleep", "60"]) as monitor:
+        try:
+            (root / f"pod{kube_pod.uid}" / "cgroup.procs").write_text(str(monitor.pid))
+            time.sleep(0.25)
+            with pytest.raises(Refused):
+                resolve_targets(f"pod/{kube_pod.uid}")
+            kube_pod(podnet.pod.name)
+            with resolved(f"pod/{kube_pod.uid}") as (target,):
+                assert target.netns.key == podnet.pod.netns.key
+        finally:
+            monitor.kill()

@@ -1,8 +1,8 @@
 """What a user's TARGET text stands for: network namespaces with canonical names. Called by the supervisor.
 
 Texts: ``NAME`` or ``netns/NAME`` (a name of ``ip netns``, with shell wildcards), a path to a namespace file,
-``pid/N``, ``container/ID`` (12 characters of it are enough); a comma separates several. Must never give out
-the host's namespace.
+``pid/N``, ``container/ID`` (12 characters of it are enough), ``pod/UID`` (a Kubernetes pod on this node); a comma
+separates several. Must never give out the host's namespace.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpnet.datapath import netns as namespaces
+from tpnet.datapath import pods
 from tpnet.datapath.netns import NetNs, key_at, processes
 from tpnet.model import InvalidInput, NotThere, Refused, TpnetError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _WILDCARDS = re.compile(r"[*?\[]")
 _CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
+_KINDS = "Targets are NAME, netns/NAME, pid/N, container/ID, pod/UID or /a/path."
 # A container's own cgroup, as containerd, CRI-O, Docker and Podman name it under either cgroup driver. Not
 # that of its monitor (crio-conmon-ID.scope), which lives in the host's namespace.
 _CONTAINER_CGROUP = re.compile(
@@ -32,7 +34,7 @@ _CONTAINER_CGROUP = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A namespace and its name: ``netns/shop-1``, ``pid/1234``, ``container/<64 digits>`` or a path.
+    """A namespace and its name: ``netns/shop-1``, ``pid/1234``, ``container/<64 digits>``, ``pod/<uid>`` or a path.
 
     Two names may stand for one namespace: ``netns.key`` tells.
     """
@@ -79,7 +81,7 @@ def resolve_targets(text: str) -> list[Target]:
 def _resolve(part: str) -> list[Target]:
     if not part:
         raise InvalidInput(
-            "The target is empty.", "Name a namespace, netns/NAME, pid/N, container/ID or a path."
+            "The target is empty.", "Name a namespace, netns/NAME, pid/N, container/ID, pod/UID or a path."
         )
     if part.startswith("/"):
         return [_from_file(part, Path(part))]
@@ -87,18 +89,16 @@ def _resolve(part: str) -> list[Target]:
     if not slash:
         return _named(part)
     if "/" in rest or not rest:
-        raise InvalidInput(
-            f"{part!r} is no target.", "Targets are NAME, netns/NAME, pid/N, container/ID or /a/path."
-        )
+        raise InvalidInput(f"{part!r} is no target.", _KINDS)
     if kind == "netns":
         return _named(rest)
     if kind == "pid":
         return [_from_pid(rest)]
     if kind == "container":
         return [_from_container(rest)]
-    raise InvalidInput(
-        f"{kind!r} is no kind of target.", "Targets are NAME, netns/NAME, pid/N, container/ID or /a/path."
-    )
+    if kind == "pod":
+        return [_from_pod(rest)]
+    raise InvalidInput(f"{kind!r} is no kind of target.", _KINDS)
 
 
 def _named(pattern: str) -> list[Target]:
@@ -167,23 +167,57 @@ def _from_container(text: str) -> Target:
     if len(members) > 1:
         raise InvalidInput(f"{text} is the beginning of {len(members)} containers' ids.", "Give more of it.")
     full, pids = members.popitem()
-    name = f"container/{full}"
-    netns: NetNs | None = None
-    for pid in pids:  # one of them may be on its way out
-        with contextlib.suppress(TpnetError):
-            netns = NetNs.from_pid(pid, name)
-            break
-    if netns is None:
+    target = _from_members(f"container/{full}", pids, lambda: _container_processes(full).get(full, []))
+    if target is None:
         raise NotThere(f"The container {full[:12]} has just ended.")
+    return target
+
+
+def _from_pod(uid: str) -> Target:
+    if not pods.POD_UID.fullmatch(uid):
+        raise InvalidInput(
+            f"{uid!r} is no uid of a pod.", "pod/UID takes metadata.uid, as kubectl get pod -o yaml shows it."
+        )
+    target = _from_members(f"pod/{uid}", pods.everybody.of(uid), lambda: pods.everybody.of(uid))
+    if target is None:
+        raise NotThere(
+            f"No process of the pod {uid} runs on this machine.",
+            "Does it run on this node, and has it begun?",
+        )
+    return target
+
+
+def _from_members(name: str, pids: list[int], now: Callable[[], list[int]]) -> Target | None:
+    """The namespace of a group of processes: that of the oldest; ``None`` when none is left.
+
+    The oldest of a pod is its sandbox. One that is younger may have gone to a namespace of its own; and a runtime's
+    monitor may be among them, which is in the host's. It is alive as long as any of the group, which ``now`` gives,
+    is in that namespace.
+    """
+    known = {pid: born for pid in pids if (born := _start_time(pid)) is not None}
+    found: list[NetNs] = []
+    for pid in sorted(known, key=lambda pid: (int(known[pid]), pid)):
+        with contextlib.suppress(TpnetError):  # one of them may be on its way out
+            found.append(NetNs.from_pid(pid, name))
+            if _start_time(pid) != known[pid]:
+                found.pop().close()
+            elif not found[-1].is_host():
+                break
+    if not found:
+        return None
+    netns = found.pop()
+    for other in found:
+        other.close()
     key = netns.key
-    known = {pid: _start_time(pid) for pid in pids}
 
     def alive() -> bool:
-        if any(_is_in(pid, born, netns) for pid, born in known.items() if born is not None):
+        if any(_is_in(pid, born, netns) for pid, born in known.items()):
             return True
-        now = _container_processes(full).get(full, [])
         known.clear()
-        known.update({pid: _start_time(pid) for pid in now if key_at(Path(f"/proc/{pid}/ns/net")) == key})
+        for pid in now():
+            born = _start_time(pid)
+            if born is not None and key_at(Path(f"/proc/{pid}/ns/net")) == key:
+                known[pid] = born
         return bool(known)
 
     return Target(name, netns, alive)
