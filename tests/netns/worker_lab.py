@@ -25,6 +25,7 @@ from tpnet.proxy.channel import (
     AppRefused,
     Counters,
     Drained,
+    Full,
     NeedSockets,
     Purpose,
     Ready,
@@ -152,6 +153,7 @@ class WorkerLab:
         self.counters = Counters()
         self.refused = []
         self.drained = threading.Event()
+        self.full = []
         self.prepare = True
         self._netns = {}
         self._redirects = []
@@ -218,6 +220,10 @@ class WorkerLab:
                         self.give(message.purpose, message.count, message.target)
             elif isinstance(message, AppRefused):
                 self.refused.append(message.target)
+            elif isinstance(message, Full):
+                self.full.append(message.full)
+                for redirect, port in self._redirects:
+                    redirect.disable(port) if message.full else redirect.enable(port)
             elif isinstance(message, Drained):
                 self.drained.set()
             elif isinstance(message, Counters):
@@ -244,12 +250,12 @@ class WorkerLab:
     def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
         self._netns[target] = netns
         redirect = EbpfRedirect(netns, program)
-        self._redirects.append(redirect)
         source = SourceAddress(netns)
         source.apply()
         self._sources.append(source)
         listener = redirect.add(port)
         self.send(AddTarget(target, "t", port, keep_source), [listener.fileno(), redirect.bypass_fd])
+        self._redirects.append((redirect, port))
         self.rules(*intercepts, target=target)
         redirect.enable(port)
         return redirect
@@ -301,7 +307,7 @@ class WorkerLab:
         if self._closed:
             return ""
         self._closed = True
-        for redirect in self._redirects:
+        for redirect, _ in self._redirects:
             redirect.close()
         with contextlib.suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)

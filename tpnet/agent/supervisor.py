@@ -35,7 +35,7 @@ from tpnet.datapath.program import compile_program
 from tpnet.datapath.redirect import probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.model import AgentStatus, Conflict, Refused, TpnetError
-from tpnet.proxy.channel import AppRefused, Counters, Drained, NeedSockets
+from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
 from tpnet.tunnel import AGENT_UDP_PORT
 
 if TYPE_CHECKING:
@@ -169,6 +169,8 @@ class Agent:
                 self._ledger.take(message)
             case Drained(number):
                 self._targets.drained(number)
+            case Full(full):
+                self._targets.worker_full(full=full)
             case AppRefused(number):
                 self._targets.mirror_of(number)
             case _:

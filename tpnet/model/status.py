@@ -50,7 +50,7 @@ class TargetStatus:
 class InterceptStatus:
     """An intercept and how it fares. ``ready`` of ``total`` targets are redirected; ``problems`` has a sentence each.
 
-    ``hits`` counts requests that went to the session; ``reasons`` counts matched requests that did not, by reason.
+    ``hits`` counts requests that the session took; ``reasons`` counts matched requests that it did not, by reason.
     ``last_hit`` is in Unix seconds, 0 for never.
     """
 

@@ -109,6 +109,13 @@ class AppRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Full:
+    """The worker's file descriptors run out, and new clients are to go to the apps; or there is room again."""
+
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """A removed target has no connection left in this worker."""
 
@@ -137,6 +144,7 @@ Message = (
     | Ready
     | NeedSockets
     | AppRefused
+    | Full
     | Drained
     | Counters
 )
@@ -152,6 +160,7 @@ _KINDS: dict[str, type[Any]] = {
         Ready,
         NeedSockets,
         AppRefused,
+        Full,
         Drained,
         Counters,
     )

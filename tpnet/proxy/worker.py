@@ -81,6 +81,7 @@ class Worker:
             self.context.session_stock.tick()
         for target in list(self._targets.values()):
             target.tick(now)
+        self.context.look_for_room()
         for number in self.context.removed:
             self._targets.pop(number, None)
             self.context.book.targets.pop(number, None)
@@ -113,6 +114,8 @@ class Worker:
             target = self._targets.get(message.target)
             if target is not None:
                 target.set_rules([codec.decode(Intercept, one) for one in message.intercepts])
+                names = {name for one in self._targets.values() for name in one.intercepts}
+                self.context.book.keep_only(names)
         elif isinstance(message, SetSession):
             self._set_session(message)
         elif isinstance(message, DropSession):

@@ -37,7 +37,7 @@ def asked():
 
 @pytest.fixture
 def stock(loop, asked):
-    stock = Stock(loop, 8, asked)
+    stock = Stock(loop, 8, MOST, asked)
     yield stock
     stock.close()
 
@@ -277,3 +277,11 @@ def test_an_error_of_the_drop_says_what_to_try(monkeypatch):
     with pytest.raises(TpnetError, match="cannot give up its privileges") as caught:
         privileges.drop(1)
     assert "root" in caught.value.hint
+
+
+def test_a_finished_intercept_is_forgotten():
+    book = Book()
+    for name in "ij":
+        book.intercepts[name].hit()
+    book.keep_only({"j"})
+    assert book.intercepts.keys() == {"j"}
