@@ -94,11 +94,15 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """One target that a user's text stood for, and the TCP ports that listen in it."""
+    """One target that a user's text stood for, and the TCP ports that listen in it.
+
+    ``listening`` can be reached by others; ``loopback`` only by the target itself.
+    """
 
     name: str
     listening: tuple[int, ...] = ()
     addresses: tuple[str, ...] = ()
+    loopback: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
