@@ -10,7 +10,7 @@ import time
 
 import pytest
 from podnet import PodNet
-from worker_lab import UID, Server, WorkerLab, answer, answering
+from worker_lab import UID, Server, WorkerLab, answer, answering, until
 
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -41,13 +41,6 @@ def app(podnet):
     server = Server(podnet.pod.netns, PORT, answering("app"), backlog=4096)
     yield server
     server.close()
-
-
-def until(condition, seconds=5.0):
-    ends = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends, "it did not come true in time"
-        time.sleep(0.01)
 
 
 def status(pid):

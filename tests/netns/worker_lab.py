@@ -6,10 +6,12 @@ The redirect, its bypass map and the prepared sockets are the real ones (``tpnet
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -111,6 +113,60 @@ def answering(name, log=None):
     return serve
 
 
+class Bulk:
+    """A body of ``size`` bytes each way, and whether it arrives whole: ``serve`` at one end, ``ask`` at the other."""
+
+    def __init__(self, size=1 << 30):
+        self.size = size
+        self._seen = ""
+
+    def serve(self, sock):
+        """A server's connection: takes a body, then sends one."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(65536)
+        self._seen = self._receive(sock, head.partition(b"\r\n\r\n")[2])
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.size)
+        for block in self._blocks(b"down"):
+            sock.sendall(block)
+
+    def ask(self, sock, head):
+        """A client's connection. ``head`` has a place for the size."""
+        sock.sendall(head % self.size)
+        for block in self._blocks(b"up"):
+            sock.sendall(block)
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            byte = sock.recv(1)
+            assert byte, f"the connection ended after {answer!r}"
+            answer += byte
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert self._receive(sock) == self._sum(b"down")
+        assert self._seen == self._sum(b"up")
+
+    def _blocks(self, seed):
+        """Cheap to make, and not the same everywhere."""
+        block = hashlib.sha256(seed).digest() * 32768
+        for _ in range(self.size // len(block)):
+            yield block
+
+    def _sum(self, seed):
+        sum_ = hashlib.sha1()
+        for block in self._blocks(seed):
+            sum_.update(block)
+        return sum_.hexdigest()
+
+    def _receive(self, sock, already=b""):
+        sum_, left = hashlib.sha1(already), self.size - len(already)
+        buffer = memoryview(bytearray(1 << 20))
+        while left:
+            got = sock.recv_into(buffer)
+            assert got, f"{left} bytes are missing"
+            sum_.update(buffer[:got])
+            left -= got
+        return sum_.hexdigest()
+
+
 def behind_tunnel(serve):
     """``serve`` as the developer's end offers it: a status byte first."""
 
@@ -143,6 +199,20 @@ def intercept(port, tunnel_port, *, on_failure="app", name="i1", value="me"):
         name, "ann", "ann-laptop", "t", ("t",), port, (HeaderRule("x-me", value),),
         tunnel_port=tunnel_port, on_failure=OnFailure(on_failure),
     )  # fmt: skip
+
+
+def reset(sock):
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def until(condition, seconds=5.0):
+    """Wait for it."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come true in time"
+        time.sleep(0.01)
 
 
 class WorkerLab:
