@@ -156,7 +156,7 @@ def test_an_error_of_ours_ends_one_connection_and_not_the_worker(podnet, make_la
     with podnet.connect(PORT) as sock:
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
-    assert lab.close().startswith("tpnet worker: InvalidInput at codec.py:")
+    assert lab.close().startswith("tpnet worker: KeyError at channel.py:")
 
 
 @pytest.fixture
