@@ -22,18 +22,33 @@ _ID_FILE = "intercept-id"
 
 
 def user_name(given: str | None = None) -> str:
-    """The developer's name: ``--user``, ``TPNET_USER``, who called sudo, or who logged in; in that order."""
+    """The developer's name: ``--user``, ``TPNET_USER``, who called sudo, or who logged in; in that order.
+
+    The machine's name of somebody is made to fit; a name that was said is taken as it is, or refused: another
+    than was meant would be somebody else's. Raises ``InvalidInput``.
+    """
     import getpass
 
-    if given is not None and not slug(given):
-        raise InvalidInput(f"--user={given}: a name needs a letter or a digit.", "Such as --user bob.")
-    for candidate in (given, os.environ.get("TPNET_USER"), os.environ.get("SUDO_USER")):
-        if candidate and slug(candidate):
-            return slug(candidate)
+    if given is not None:
+        return _said_name(f"--user={given}", given)
+    if said := os.environ.get("TPNET_USER"):
+        return _said_name(f"TPNET_USER={said}", said)
+    if caller := slug(os.environ.get("SUDO_USER", "")):
+        return caller
     try:
         return slug(getpass.getuser()) or "someone"
     except (KeyError, OSError):  # a uid without a name
         return f"uid-{os.getuid()}"
+
+
+def _said_name(where: str, name: str) -> str:
+    fitting = slug(name)
+    if not name or name != fitting:
+        raise InvalidInput(
+            f"{where}: a user's name is lower-case letters and digits, with single hyphens between, 40 at most.",
+            f"Such as {fitting or 'bob'}.",
+        )
+    return name
 
 
 def slug(text: str) -> str:

@@ -1,79 +1,51 @@
-"""The entry point of ``tpnet`` (and of ``kubectl tpnet``): the list of commands, and how every failure looks.
+"""The entry point of ``tpnet`` (and of ``kubectl tpnet``), and how every failure looks.
 
-The console scripts call ``main``. It must never show a traceback for something a user can act on, and never
-import anything heavy: commands do that themselves.
+The console scripts call ``main``. It must never show a traceback for something a user can act on, be it a
+Ctrl-C before anything is there: so it imports nothing by itself, and all the rest while it watches.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
-import click
-
-from tpnet_cli.lazy import Lazy, LazyGroup
-
+EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
-
-COMMANDS = (
-    Lazy(
-        "intercept",
-        "tpnet_cli.commands.intercept",
-        "intercept",
-        "Make these requests of a service arrive here.",
-    ),
-    Lazy("leave", "tpnet_cli.commands.leave", "leave", "End intercepts; their requests go to the app again."),
-    Lazy(
-        "list",
-        "tpnet_cli.commands.listing",
-        "list_",
-        "The intercepts, whose they are, and whether they work.",
-    ),
-    Lazy(
-        "status",
-        "tpnet_cli.commands.status",
-        "status",
-        "Agent, sessions, targets and intercepts in one view.",
-    ),
-    Lazy(
-        "explain",
-        "tpnet_cli.commands.explain",
-        "explain",
-        "Where a request would go, and why. Sends nothing.",
-    ),
-    Lazy("watch", "tpnet_cli.commands.watch", "watch", "Follow the requests of the intercepts as they come."),
-    Lazy("quit", "tpnet_cli.commands.quit", "quit_", "End your session and all of its intercepts."),
-    Lazy("agent", "tpnet_cli.commands.agent", "agent", "The part that runs on the node."),
-    Lazy("lab", "tpnet_cli.commands.lab", "lab", "A small network on this machine to try it in."),
-    Lazy("version", "tpnet_cli.commands.version", "version", "The versions of the command and of the agent."),
-)
-
-_GROUP_HELP = """Requests of a running service that carry your header arrive at your own computer.
-
-Everybody else's are served as before; nothing is restarted for it. Start with: tpnet intercept TARGET
-"""
-
-
-@click.group(
-    cls=LazyGroup,
-    lazy=COMMANDS,
-    help=_GROUP_HELP,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-def cli() -> None:
-    """Hold the commands together; ``_GROUP_HELP`` is what users see."""
 
 
 def main(args: list[str] | None = None) -> None:
     """Run ``tpnet`` with ``args`` (default: the process's own) and exit; docs/reference/exit-codes.md."""
-    sys.exit(run(args))
+    code = run(args)
+    if args is None:
+        import signal
+
+        # All is done and said: a Ctrl-C while Python takes itself apart would only make it complain.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def run(args: list[str] | None = None) -> int:
     """Run ``tpnet`` and give the exit code. Failures have been written to stderr."""
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        return _interrupted()
+    except RuntimeError as error:
+        # An import that is interrupted while Python makes a class: PEP 487 has the interrupt wrapped.
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return _interrupted()
+        raise
+
+
+def _run(args: list[str] | None) -> int:
+    from tpnet_cli import streams
+
+    streams.prepare()
+    import click
+
     from tpnet.model.errors import TpnetError
+    from tpnet_cli.group import cli
 
     stdout = sys.stdout
     try:
@@ -95,11 +67,10 @@ def run(args: list[str] | None = None) -> int:
         return error.exit_code
     except click.Abort:  # click has closed the line that ends with ^C
         return EXIT_INTERRUPTED
-    except KeyboardInterrupt:
-        click.echo("", err=True)
-        return EXIT_INTERRUPTED
     except BrokenPipeError:
         return _nobody_reads()
+    except OSError as error:
+        return _system_refused(error)
     except SystemExit:
         # So click ends when nobody reads, having put something that complains less in the place of stdout; and
         # so a completion ends.
@@ -109,23 +80,67 @@ def run(args: list[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _interrupted() -> int:
+    import contextlib
+
+    with contextlib.suppress(OSError, AttributeError):  # nobody may be there to read it
+        sys.stderr.write("\n")  # closes the line that ends with ^C
+    return EXIT_INTERRUPTED
+
+
 def _nobody_reads() -> int:
     """The reader of our output has gone (``| head``): it had enough, which is no failure."""
-    # What is still buffered has nowhere to go, and Python would complain of that at its end.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard_output()
     return 0
 
 
+def _system_refused(error: OSError) -> int:
+    """What to say of an error that no layer has made a sentence of. Raises it when it is none of the user's."""
+    import errno
+
+    why = error.strerror or str(error)
+    if error.filename is not None:
+        _complain(f"{error.filename}: {why}.", "")
+    elif error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}:
+        _discard_output()
+        _complain(f"The output could not be written: {why}.", "See with tpnet list what has been done.")
+    else:
+        raise error
+    return EXIT_FAILED
+
+
+def _discard_output() -> None:
+    """What is still buffered has nowhere to go, and Python would complain of that at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _program_name() -> str:
-    return "kubectl tpnet" if Path(sys.argv[0]).name == "kubectl-tpnet" else "tpnet"
+    return "kubectl tpnet" if os.path.basename(sys.argv[0]) == "kubectl-tpnet" else "tpnet"  # noqa: PTH119
 
 
 def _complain(message: str, hint: str) -> None:
+    import click
+
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     mark = click.style("✗", fg="red", bold=True) if colour else "✗"
-    click.echo(f"{mark} {message}", err=True)
-    for line in hint.splitlines():
-        click.echo(f"  {line}", err=True)
+    try:
+        first, *rest = _lines(message)
+        click.echo("\n  ".join([f"{mark} {first}", *rest]), err=True)
+        for line in (part for text in hint.splitlines() for part in _lines(text)):
+            click.echo(f"  {line}", err=True)
+    except OSError:
+        pass  # the exit code still says it
+
+
+def _lines(text: str) -> list[str]:
+    """The text as it is; on a terminal in lines of whole words, as wide as it is less our indentation."""
+    if not sys.stderr.isatty():
+        return [text]
+    import shutil
+    import textwrap
+
+    columns = shutil.get_terminal_size().columns - 2
+    return textwrap.wrap(text, max(columns, 20), break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def _sentence(text: str) -> str:
@@ -133,5 +148,6 @@ def _sentence(text: str) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
-def _usage_hint(error: click.UsageError) -> str:
-    return f"Try: {error.ctx.command_path} --help" if error.ctx is not None else ""
+def _usage_hint(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f"Try: {context.command_path} --help" if context is not None else ""

@@ -1,13 +1,17 @@
 """``-o json|yaml|wide``: the option, and how data is written for programs.
 
-Commands that show something use it. What is written here is the whole of the objects of ``tpnet.model``.
+Every command that has a result uses it, and takes all three. What is written here is the whole of it, for
+objects of ``tpnet.model`` all of their fields.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from tpnet_cli.streams import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,14 +19,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def output_option(*kinds: str) -> Callable[[F], F]:
-    """The option ``-o``, of these kinds."""
+def output_option() -> Callable[[F], F]:
+    """The option ``-o``."""
     return click.option(
         "-o",
         "--output",
-        type=click.Choice(kinds),
+        type=click.Choice(("json", "yaml", "wide")),
         default=None,
-        help="For programs (json, yaml)" + (", or with every column (wide)." if "wide" in kinds else "."),
+        help="For programs (json, yaml), or with all there is to say (wide).",
     )
 
 
@@ -31,15 +35,21 @@ def is_data(output: str | None) -> bool:
     return output in {"json", "yaml"}
 
 
+def is_wide(output: str | None) -> bool:
+    """Whether everything is to be shown, however wide it gets."""
+    return output == "wide"
+
+
 def write_data(data: Any, output: str | None, *, lines: bool = False) -> None:
     """Write plain data as JSON or YAML. ``lines``: one JSON object per line, for streams."""
+    plain = is_plain(sys.stdout)
     if output == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=not plain), nl=False)
         if lines:
             click.echo("---")
         return
     import json
 
-    click.echo(json.dumps(data, ensure_ascii=False, indent=None if lines else 2))
+    click.echo(json.dumps(data, ensure_ascii=plain, indent=None if lines else 2))

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from tpnet.model import TargetInfo
 
-_PORTS = re.compile(r"([0-9]{1,6})(?::([0-9]{1,6}))?")
+_PORTS = re.compile(r"([0-9]{1,9})(?::([0-9]{1,9}))?")
+
+_PORT_HINT = "LOCAL:REMOTE is the port here and the port of the service: --port 8080:80. LOCAL alone is both."
 
 
 def parse_port(text: str) -> tuple[int, int | None]:
@@ -24,13 +26,31 @@ def parse_port(text: str) -> tuple[int, int | None]:
     Raises ``InvalidInput``.
     """
     found = _PORTS.fullmatch(text)
-    ports = [int(part) for part in found.groups() if part] if found else []
-    if not ports or not all(0 < port < 65536 for port in ports):
+    if found is None:
         raise InvalidInput(
-            f"--port={text}: two port numbers are wanted, from 1 to 65535.",
-            "LOCAL:REMOTE is the port here and the port of the service: --port 8080:80. LOCAL alone is both.",
+            f"--port={text}: a port number is wanted, or two with a colon between.", _PORT_HINT
         )
+    ports = [int(part) for part in found.groups() if part]
+    for port in ports:
+        if not 0 < port < 65536:
+            raise InvalidInput(
+                f"--port={text}: there is no port {port}; they go from 1 to 65535.", _PORT_HINT
+            )
     return ports[0], ports[1] if len(ports) == 2 else None
+
+
+def check_listening(port: int, targets: Sequence[TargetInfo]) -> None:
+    """Raise ``NotThere`` when nothing listens on the port in one of the targets."""
+    for info in targets:
+        there = sorted({*info.listening, *info.loopback})
+        if port not in there:
+            ports = ", ".join(map(str, there[:10]))
+            raise NotThere(
+                f"Nothing listens on port {port} of {info.name}.",
+                f"Listening there: {ports}."
+                if there
+                else "Nothing listens there at all; start the app first.",
+            )
 
 
 def common_ports(targets: Sequence[TargetInfo]) -> list[int]:
@@ -67,6 +87,11 @@ def nothing_listens(target: str, targets: Sequence[TargetInfo]) -> NotThere:
     if len(targets) > 1:
         return NotThere(
             f"The targets of {target} have no listening port in common: {found}.", "Name one of them."
+        )
+    if local := targets[0].loopback if targets else ():
+        return NotThere(
+            f"Nothing that others can reach listens in {target}.",
+            f"It listens for itself on {', '.join(map(str, local))}; say if you mean that: --port 8080:{local[0]}",
         )
     return NotThere(
         f"Nothing listens in {target}.", "Start the service first, or look whether it is the right target."

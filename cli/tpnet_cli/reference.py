@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tpnet_cli.main import cli
+from tpnet_cli.group import cli
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,7 @@ What each exit code means: [exit codes](exit-codes.md).
 | `TPNET_STATE_DIR` | where the id of `--http-header auto` is kept | `~/.local/state/tpnet` |
 | `TPNET_LAB_DIR` | the labs' files | `/run/tpnet-lab` |
 | `NO_COLOR` | no colours | |
+| `LC_ALL` | with `C`, or any character set without them, plain letters stand for signs such as ✓ | |
 | `COLUMNS` | the width of tables | the terminal's |
 
 What is not a terminal gets every column, no colours and no control codes.

@@ -10,6 +10,7 @@ import contextlib
 import socket
 import subprocess
 import threading
+from pathlib import Path
 from uuid import uuid4
 
 from tpnet.datapath.netns import NetNs
@@ -110,6 +111,10 @@ class PodNet:
 
     def _build(self):
         _ip("\n".join(f"netns add {name}" for name in self.names))
+        for name in self.names:
+            # No second in which link-local addresses and their routes are still to come.
+            with contextlib.closing(NetNs.from_name(name)) as netns:
+                netns.run(lambda: Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0"))
         for number, name in enumerate(self.names[1:], start=1):
             link = f"pod{number}"
             _ip(f"link add {link} netns {self.client_name} type veth peer name eth0 netns {name}")

@@ -326,8 +326,7 @@ def test_f07_an_intercept_made_and_removed_under_load_fails_no_request(lab):
     load.wait(50)
     load.stop()
     assert set(load.new) == {"ok"}, load.new
-    # A kept connection that is idle when its target is given back is closed between two answers, as servers do.
-    assert load.kept["wrong"] == 0
+    assert set(load.kept) == {"ok"}, load.kept
     assert load.slow < 1.0
 
 

@@ -58,7 +58,7 @@ def test_worker_killed_under_load_new_connections_never_fail_and_another_serves_
         load.wait(50)
         # Each of its connections once. Those that came back before the next worker are the app's since then.
         assert sum(load.kept.values()) - load.kept["ok"] - broken <= 6
-        assert took < 1.5  # the machine also runs the load; see the agent's log for its own time
+        assert took < 1
     load.stop()
     # A request over a new connection that the dead worker held is among its own connections.
     assert load.new["ok"] > 300
@@ -67,12 +67,6 @@ def test_worker_killed_under_load_new_connections_never_fail_and_another_serves_
     assert set(load.kept) == {"ok", "ConnectionResetError"}
     assert load.slow < 2
     assert lab.control.info().worker_restarts == 2
-    lab.agent.stop()
-    serving = [
-        float(line.rsplit(" ", 2)[1]) for line in lab.agent.words().splitlines() if " serves after " in line
-    ]
-    assert len(serving) == 3
-    assert min(serving[1:]) < 1
 
 
 def test_worker_that_keeps_dying_leaves_all_traffic_with_the_app(own_lab):
@@ -110,7 +104,7 @@ def test_f05_supervisor_and_worker_killed_new_connections_reach_the_app_within_1
     lab = own_lab
     nginx = lab.nginx()
     times = []
-    for _ in range(3):  # a busy machine may let the test itself wait
+    for _ in range(3):
         lab.create()
         idle = lab.net.connect(8080)
         ask(lab.net)
@@ -134,9 +128,8 @@ def test_f05_supervisor_and_worker_killed_new_connections_reach_the_app_within_1
         wait_until(lambda: not changes(lab.pod), 5)
         assert not (lab.agent.run_dir / "state.json").exists()
         lab.session()
-        if times[-1] < 0.010:
-            break
-    assert min(times) < 0.010, times
+    # From the moment at which both processes are gone to the app's whole answer, the test's own waiting included.
+    assert max(times) < 0.010, times
     lab.create()
     assert ask(lab.net) == (200, "the app")
 

@@ -11,7 +11,9 @@ import pytest
 from agent_lab import GET, MATCHED, Agent, AgentLab, ask, wait_until
 from podnet import App
 from tunnel_lab import Lab
+from worker_lab import Bulk, Server
 
+from tpnet.agent.status import memory_kib
 from tpnet.datapath.netns import NetNs
 from tpnet.model import Conflict, HeaderRule, OnFailure, PathKind, PathRule, TpnetError
 from tpnet.session.client import SessionClient, ensure_session
@@ -245,3 +247,25 @@ def test_intercept_made_and_removed_under_load_with_a_session(lab, laptops):
     load.stop()
     assert set(load.new) == {"ok"}, load.new
     assert set(load.kept) == {"ok"}, load.kept
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(
+    240
+)  # half a minute of wireguard-go at both ends, where the machine has nothing else to do
+def test_a_gibibyte_each_way_to_a_handler_arrives_whole_in_bounded_memory(lab, laptops):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    bob.handler.close()
+    bulk = Bulk()
+    server = Server(bob.laptop, 8080, bulk.serve, "::ffff:127.0.0.1")
+    try:
+        wait_until(lambda: bob.client.info()["intercepts"][0]["handler_up"])
+        processes = {"worker": lab.agent.worker(), "session daemon": bob.client.info()["pid"]}
+        before = {name: memory_kib([pid]) for name, pid in processes.items()}
+        with lab.net.connect(8080, timeout=30) as sock:
+            bulk.ask(sock, b"POST / HTTP/1.1\r\ncoder: %s\r\nContent-Length: %%d\r\n\r\n" % bob.name.encode())
+        for name, pid in processes.items():
+            assert memory_kib([pid]) - before[name] < 32 * 1024, name
+    finally:
+        server.close()

@@ -2,6 +2,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -65,9 +66,9 @@ def test_one_daemon_serves_every_intercept_and_ends_with_the_last(computer):
     session.add(computer.draft("two"))
     ports = {i.tunnel_port for i in computer.agent.intercepts.values()}
     assert ports == {20000, 20001}
-    assert session.remove("one") == {"draining": 0, "last": False}
+    assert session.remove("one") == {"draining": 0, "last": False, "told": True}
     exchange(computer.agent, handler, "two")
-    assert session.remove("two") == {"draining": 0, "last": True}
+    assert session.remove("two") == {"draining": 0, "last": True, "told": True}
     assert wait_until(lambda: gone(pid))
     assert not session.paths.socket.exists()
     assert computer.agent.sessions == {}
@@ -279,6 +280,73 @@ def test_intercept_removed_at_the_agent_is_let_go(computer):
     del computer.agent.intercepts["gone"]
     computer.handler()  # news of a handler is told at once, and the agent's state seen with it
     assert wait_until(lambda: [i["name"] for i in session.info()["intercepts"]] == ["kept"])
+
+
+def test_intercept_is_let_go_of_without_an_agent_and_does_not_come_back(computer):
+    session = computer.ensure()
+    session.add(computer.draft("kept"))
+    session.add(computer.draft("left"))
+    computer.agent.close()
+    assert session.remove("left") == {"draining": 0, "last": False, "told": False}
+    with pytest.raises(NotThere, match="no intercept left"):
+        session.remove("left")
+    computer.restart_agent()
+    assert wait_until(lambda: set(computer.agent.intercepts) == {"kept"}, 8)
+    time.sleep(0.3)
+    assert set(computer.agent.intercepts) == {"kept"}
+
+
+def test_intercept_that_the_agent_could_not_be_told_of_is_removed_when_it_answers(computer):
+    session = computer.ensure()
+    session.add(computer.draft("kept"))
+    session.add(computer.draft("left"))
+    agent = computer.agent
+
+    def stuck(**args):
+        raise NotThere("The agent did not answer.")
+
+    agent.do_delete_intercept = agent.do_info = stuck
+    assert not session.remove("left")["told"]
+    assert set(agent.intercepts) == {"kept", "left"}
+    del agent.do_delete_intercept, agent.do_info
+    computer.handler()  # news of a handler: the daemon speaks to the agent at once
+    assert wait_until(lambda: set(agent.intercepts) == {"kept"})
+
+
+def files(computer):
+    return sorted(
+        path.name.removeprefix(f"{computer.user}.") for path in (computer.run_dir / "sessions").iterdir()
+    )
+
+
+@pytest.mark.parametrize("how", ["last", "quit", "last without an agent"])
+def test_only_the_log_stays(how, computer):
+    session = computer.ensure()
+    session.add(computer.draft())
+    pid = session.info()["pid"]
+    assert files(computer) == ["lock", "log", "sock"]
+    if how == "quit":
+        session.quit()
+    else:
+        if how != "last":
+            computer.agent.close()
+        session.remove("shop")
+    assert wait_until(lambda: gone(pid))
+    assert files(computer) == ["log"]
+
+
+def test_two_commands_at_once_start_one_daemon(computer):
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(computer.ensure().info()["pid"])) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 3
+    assert len(set(found)) == 1
+    assert files(computer) == ["lock", "log", "sock"]
 
 
 def test_dead_tunnel_device_is_replaced_with_a_new_key(computer):

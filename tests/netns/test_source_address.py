@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tpnet.datapath.netns import NetNs
-from tpnet.datapath.redirect import EbpfRedirect, take_lock
+from tpnet.datapath.redirect import EbpfRedirect, lock_namespace
 from tpnet.datapath.source_address import (
     MARK,
     PRIORITY,
@@ -94,7 +94,7 @@ class MiniProxy:
 @pytest.fixture
 def locked(podnet):
     """No agent of another run that starts now takes this for what a dead one left."""
-    with take_lock(podnet.pod.netns):
+    with lock_namespace(podnet.pod.netns):
         yield
 
 

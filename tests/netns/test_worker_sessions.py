@@ -1,13 +1,12 @@
 import hashlib
 import os
 import socket
-import struct
 import threading
 import time
 
 import pytest
 from podnet import PodNet
-from worker_lab import Server, WorkerLab, answer, answering, behind_tunnel, intercept, read_request
+from worker_lab import Server, WorkerLab, answer, answering, behind_tunnel, intercept, read_request, reset
 
 PORT = 8080
 TUNNEL = 20001
@@ -55,11 +54,6 @@ def bed(podnet, lab, program):
     yield bed
     for server in bed.servers:
         server.close()
-
-
-def reset(sock):
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    sock.close()
 
 
 def test_each_request_goes_where_its_header_says_over_one_connection_per_side(bed, lab):

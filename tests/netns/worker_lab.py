@@ -6,10 +6,12 @@ The redirect, its bypass map and the prepared sockets are the real ones (``tpnet
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -25,6 +27,7 @@ from tpnet.proxy.channel import (
     AppRefused,
     Counters,
     Drained,
+    Full,
     NeedSockets,
     Purpose,
     Ready,
@@ -110,6 +113,60 @@ def answering(name, log=None):
     return serve
 
 
+class Bulk:
+    """A body of ``size`` bytes each way, and whether it arrives whole: ``serve`` at one end, ``ask`` at the other."""
+
+    def __init__(self, size=1 << 30):
+        self.size = size
+        self._seen = ""
+
+    def serve(self, sock):
+        """A server's connection: takes a body, then sends one."""
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += sock.recv(65536)
+        self._seen = self._receive(sock, head.partition(b"\r\n\r\n")[2])
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.size)
+        for block in self._blocks(b"down"):
+            sock.sendall(block)
+
+    def ask(self, sock, head):
+        """A client's connection. ``head`` has a place for the size."""
+        sock.sendall(head % self.size)
+        for block in self._blocks(b"up"):
+            sock.sendall(block)
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            byte = sock.recv(1)
+            assert byte, f"the connection ended after {answer!r}"
+            answer += byte
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert self._receive(sock) == self._sum(b"down")
+        assert self._seen == self._sum(b"up")
+
+    def _blocks(self, seed):
+        """Cheap to make, and not the same everywhere."""
+        block = hashlib.sha256(seed).digest() * 32768
+        for _ in range(self.size // len(block)):
+            yield block
+
+    def _sum(self, seed):
+        sum_ = hashlib.sha1()
+        for block in self._blocks(seed):
+            sum_.update(block)
+        return sum_.hexdigest()
+
+    def _receive(self, sock, already=b""):
+        sum_, left = hashlib.sha1(already), self.size - len(already)
+        buffer = memoryview(bytearray(1 << 20))
+        while left:
+            got = sock.recv_into(buffer)
+            assert got, f"{left} bytes are missing"
+            sum_.update(buffer[:got])
+            left -= got
+        return sum_.hexdigest()
+
+
 def behind_tunnel(serve):
     """``serve`` as the developer's end offers it: a status byte first."""
 
@@ -144,6 +201,20 @@ def intercept(port, tunnel_port, *, on_failure="app", name="i1", value="me"):
     )  # fmt: skip
 
 
+def reset(sock):
+    """Close with RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def until(condition, seconds=5.0):
+    """Wait for it."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not come true in time"
+        time.sleep(0.01)
+
+
 class WorkerLab:
     """A worker, and what a supervisor does for it, in a thread."""
 
@@ -152,6 +223,7 @@ class WorkerLab:
         self.counters = Counters()
         self.refused = []
         self.drained = threading.Event()
+        self.full = []
         self.prepare = True
         self._netns = {}
         self._redirects = []
@@ -218,6 +290,10 @@ class WorkerLab:
                         self.give(message.purpose, message.count, message.target)
             elif isinstance(message, AppRefused):
                 self.refused.append(message.target)
+            elif isinstance(message, Full):
+                self.full.append(message.full)
+                for redirect, port in self._redirects:
+                    redirect.disable(port) if message.full else redirect.enable(port)
             elif isinstance(message, Drained):
                 self.drained.set()
             elif isinstance(message, Counters):
@@ -244,12 +320,12 @@ class WorkerLab:
     def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
         self._netns[target] = netns
         redirect = EbpfRedirect(netns, program)
-        self._redirects.append(redirect)
         source = SourceAddress(netns)
         source.apply()
         self._sources.append(source)
         listener = redirect.add(port)
         self.send(AddTarget(target, "t", port, keep_source), [listener.fileno(), redirect.bypass_fd])
+        self._redirects.append((redirect, port))
         self.rules(*intercepts, target=target)
         redirect.enable(port)
         return redirect
@@ -301,7 +377,7 @@ class WorkerLab:
         if self._closed:
             return ""
         self._closed = True
-        for redirect in self._redirects:
+        for redirect, _ in self._redirects:
             redirect.close()
         with contextlib.suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 import tpnet
 from tpnet.agent.namespace import addresses_of
 from tpnet.agent.status import intercept_status, memory_kib, target_status
-from tpnet.datapath.listening import listening, listening_ports
+from tpnet.datapath.listening import listening, reachable
 from tpnet.datapath.target import resolve_targets
 from tpnet.http.head import RequestHead, read_request
 from tpnet.model import AgentStatus, Explanation, InvalidInput, NotThere, Status, TargetInfo
@@ -197,6 +197,9 @@ class Calls:
             if entry.active and names & set(entry.intercept.targets)
         ]
         number = port or one_port(target, {one.port for one in intercepts}, infos)
+        ports = {port for info in infos for port in (*info.listening, *info.loopback)}
+        if number not in ports | {one.port for one in intercepts}:
+            raise NotThere(f"Nothing listens on port {number} of {target}.", _what_listens(ports))
         here = RuleSet([one for one in intercepts if one.port == number])
         steps = tuple(here.explain(head))
         if head.reason:
@@ -254,8 +257,11 @@ def _with_targets(text: str, func: Callable[[Target], T]) -> list[T]:
 
 
 def _describe(target: Target) -> tuple[TargetInfo, NetNsKey]:
-    ports = tuple(sorted(listening_ports(target.netns)))
-    return TargetInfo(target.name, ports, addresses_of(target.netns)), target.netns.key
+    others: dict[bool, list[int]] = {True: [], False: []}
+    for port, addresses in sorted(listening(target.netns).items()):
+        others[reachable(addresses)].append(port)
+    info = TargetInfo(target.name, tuple(others[True]), addresses_of(target.netns), tuple(others[False]))
+    return info, target.netns.key
 
 
 def _look_for(port: int, target: Target) -> tuple[str, NetNsKey]:
@@ -269,13 +275,19 @@ def _look_for(port: int, target: Target) -> tuple[str, NetNsKey]:
 def one_port(target: str, intercepted: set[int], infos: Sequence[TargetInfo]) -> int:
     """The port that is meant when none is named: the one intercepted, or the only one that listens.
 
-    Raises ``InvalidInput``.
+    Raises ``NotThere`` when nothing listens, ``InvalidInput`` when it is not plain.
     """
     ports = intercepted or {port for info in infos for port in info.listening}
     if len(ports) == 1:
         return ports.pop()
     if not ports:
-        raise InvalidInput(f"Nothing listens in {target}.", "Name the port with --port.")
+        local = {port for info in infos for port in info.loopback}
+        raise NotThere(
+            f"Nothing that others can reach listens in {target}."
+            if local
+            else f"Nothing listens in {target}.",
+            f"{_what_listens(local)} Name it with --port." if local else "Start the app first.",
+        )
     some = ", ".join(str(port) for port in sorted(ports)[:10])
     what = "intercepted" if intercepted else "listening"
     raise InvalidInput(f"Which port of {target} is meant? These are {what}: {some}.", "Name it with --port.")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import resource
@@ -28,14 +27,15 @@ from tpnet.agent.status import Ledger
 from tpnet.agent.targets import Targets
 from tpnet.agent.workers import Workers
 from tpnet.control.local.protocol import default_run_dir
-from tpnet.control.local.server import ControlServer, peer
+from tpnet.control.local.server import ControlServer
 from tpnet.control.local.store import Store
+from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import all_namespaces
 from tpnet.datapath.program import compile_program
 from tpnet.datapath.redirect import probe
 from tpnet.datapath.source_address import sweep_all
-from tpnet.model import AgentStatus, Conflict, Refused, TpnetError
-from tpnet.proxy.channel import AppRefused, Counters, Drained, NeedSockets
+from tpnet.model import AgentStatus, Refused, TpnetError
+from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
 from tpnet.tunnel import AGENT_UDP_PORT
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ _log = logging.getLogger(__name__)
 
 WORKER_UID = 74747
 """User and group of the worker: nobody else's, between those of distributions and the subordinate ids."""
-LOCK_NAME = "\0tpnet-agent"
+LOCK_NAME = "tpnet-agent"
 """The abstract Unix socket in the node's namespace that says: an agent runs here.
 
 It vanishes with its holder.
@@ -76,7 +76,7 @@ class Agent:
         """Everything up to the control socket. Raises ``TpnetError``; ``close`` is needed all the same."""
         started = time.time()
         undo = self._undo
-        undo.callback(take_lock().close)
+        undo.callback(lock_node().close)
         try:
             self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -169,40 +169,25 @@ class Agent:
                 self._ledger.take(message)
             case Drained(number):
                 self._targets.drained(number)
+            case Full(full):
+                self._targets.worker_full(full=full)
             case AppRefused(number):
                 self._targets.mirror_of(number)
             case _:
                 _log.warning("the worker says what only a supervisor may: %s", type(message).__name__)
 
 
-def take_lock() -> socket.socket:
+def lock_node() -> socket.socket:
     """Say that this process is the node's agent, for as long as the returned socket is open.
 
     Raises ``Conflict`` with the other one's process id.
     """
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        lock.bind(LOCK_NAME)
-        lock.listen(1)  # so that others can ask who we are
-    except OSError as error:
-        lock.close()
-        if error.errno != errno.EADDRINUSE:
-            raise TpnetError(f"The node's lock could not be taken: {error.strerror}.") from error
-        raise Conflict(
-            f"Another agent runs on this node already ({_lock_holder()}).",
-            "Only one agent may run on a node. Stop the other one first.",
-        ) from error
-    return lock
-
-
-def _lock_holder() -> str:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
-        other.setblocking(False)
-        try:
-            other.connect(LOCK_NAME)
-            return f"process {peer(other)[0]}"
-        except OSError:
-            return "its process is unknown"
+    return take_lock(
+        LOCK_NAME,
+        lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+        what="The node's lock",
+        taken="Another agent runs on this node",
+    )
 
 
 def sweep(state: StateFile) -> None:

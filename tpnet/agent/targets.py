@@ -60,6 +60,7 @@ class Targets:
         self.grace = GRACE
         self.linger = LINGER
         self.failures: dict[TargetKey, TpnetError] = {}
+        self._full = False
 
     # What is there.
 
@@ -230,6 +231,7 @@ class Targets:
 
         What waits at the listeners waits for the next worker, or is reset when that takes long.
         """
+        self._full = False
         for door in self.doors():
             door.disable("the worker is being restarted")
         for namespace in (*self._namespaces.values(), *self._leaving):
@@ -243,6 +245,17 @@ class Targets:
         """Hand everything to a new worker, and redirect again."""
         for door in self.doors():
             self._hand_over(door)
+        self.mirror()
+
+    def worker_full(self, *, full: bool) -> None:
+        """The worker has no file descriptors left for more clients: they go to the apps until it has again."""
+        _log.log(
+            logging.WARNING if full else logging.INFO,
+            "the worker is out of file descriptors: new connections go to the apps"
+            if full
+            else "the worker has file descriptors again",
+        )
+        self._full = full
         self.mirror()
 
     def _hand_over(self, door: Door) -> None:
@@ -264,9 +277,10 @@ class Targets:
                 self._mirror(namespace)
 
     def _mirror(self, namespace: LiveNamespace) -> None:
-        if not self._workers.ready:
+        if self._full or not self._workers.ready:
+            why = "the worker is out of file descriptors" if self._full else "no worker is ready"
             for door in namespace.doors.values():
-                door.disable("no worker is ready")
+                door.disable(why)
             return
         try:
             ports = namespace.table.read()

@@ -19,6 +19,7 @@ from pyroute2 import IPRoute, NetlinkError
 
 from tpnet.datapath import bpf
 from tpnet.datapath.listening import OUR_ADDRESS
+from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import NetNs
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.model import Conflict, Refused, TpnetError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what the app listens on, not what we bind
 """All addresses of both families."""
 
-LOCK_NAME = "\0tpnet-redirect"
+LOCK_NAME = "tpnet-redirect"
 """The abstract Unix socket in a target's namespace that says: an agent redirects here. It vanishes with its
 holder."""
 
@@ -96,7 +97,7 @@ class EbpfRedirect:
         self._listeners: dict[int, socket.socket] = {}
         self._keys: dict[int, set[bytes]] = {}
         with contextlib.ExitStack() as undo:
-            self._lock = undo.enter_context(take_lock(netns))
+            self._lock = undo.enter_context(lock_namespace(netns))
             loaded = program.load()
             undo.callback(loaded.close)
             self.bypass_fd = loaded.maps["bypass"]
@@ -168,35 +169,17 @@ class EbpfRedirect:
         self.close()
 
 
-def take_lock(netns: NetNs) -> socket.socket:
+def lock_namespace(netns: NetNs) -> socket.socket:
     """Say that this process redirects in ``netns``, for as long as the returned socket is open.
 
     Raises ``Conflict`` with the other one's process id.
     """
-    lock = netns.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        lock.bind(LOCK_NAME)
-        lock.listen(1)  # so that others can ask who we are
-    except OSError as error:
-        lock.close()
-        if error.errno != errno.EADDRINUSE:
-            raise TpnetError(f"The lock in {netns.label} could not be taken: {error.strerror}.") from error
-        raise Conflict(
-            f"Another agent redirects in {netns.label} already ({_lock_holder(netns)}).",
-            "Only one agent may run on a node. Stop the other one first.",
-        ) from error
-    return lock
-
-
-def _lock_holder(netns: NetNs) -> str:
-    with netns.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(LOCK_NAME)
-            pid = struct.unpack("=3i", probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        except OSError:
-            return "its process is unknown"
-        return f"process {pid}"
+    return take_lock(
+        LOCK_NAME,
+        lambda: netns.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+        what=f"The lock in {netns.label}",
+        taken=f"Another agent redirects in {netns.label}",
+    )
 
 
 def make_listener(netns: NetNs) -> socket.socket:

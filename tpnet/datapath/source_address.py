@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pyroute2 import IPRoute, NetlinkError
 
-from tpnet.datapath.redirect import take_lock
+from tpnet.datapath.redirect import lock_namespace
 from tpnet.model import InvalidInput, TpnetError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def sweep(netns: NetNs, recorded: dict[str, Any] | None = None) -> bool:
     """Undo what an agent that died left in ``netns``; whether there was anything.
 
     ``recorded`` is its ``to_json``; without it the sysctls go back to the kernel's default, 0. Only for a
-    namespace whose lock (``redirect.take_lock``) the caller holds. Raises ``TpnetError``.
+    namespace whose lock (``redirect.lock_namespace``) the caller holds. Raises ``TpnetError``.
     """
     if not netns.run(_has_ours):
         return False
@@ -148,7 +148,7 @@ def sweep_all(namespaces: Iterable[NetNs], recorded: Mapping[str, dict[str, Any]
             # Look before taking the lock: somebody else may be about to take it.
             if not netns.run(_has_ours):
                 continue
-            with take_lock(netns):
+            with lock_namespace(netns):
                 if sweep(netns, recorded.get(str(netns.inode))):
                     swept.append(netns.label)
     return swept

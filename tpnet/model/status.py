@@ -50,7 +50,7 @@ class TargetStatus:
 class InterceptStatus:
     """An intercept and how it fares. ``ready`` of ``total`` targets are redirected; ``problems`` has a sentence each.
 
-    ``hits`` counts requests that went to the session; ``reasons`` counts matched requests that did not, by reason.
+    ``hits`` counts requests that the session took; ``reasons`` counts matched requests that it did not, by reason.
     ``last_hit`` is in Unix seconds, 0 for never.
     """
 
@@ -94,11 +94,15 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class TargetInfo:
-    """One target that a user's text stood for, and the TCP ports that listen in it."""
+    """One target that a user's text stood for, and the TCP ports that listen in it.
+
+    ``listening`` can be reached by others; ``loopback`` only by the target itself.
+    """
 
     name: str
     listening: tuple[int, ...] = ()
     addresses: tuple[str, ...] = ()
+    loopback: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

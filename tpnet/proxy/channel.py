@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule
+
 MAX_FDS = 250
 """File descriptors in one message; the kernel's SCM_MAX_FD is 253."""
 _INLINE = 60_000
@@ -109,6 +111,13 @@ class AppRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Full:
+    """The worker's file descriptors run out, and new clients are to go to the apps; or there is room again."""
+
+    full: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """A removed target has no connection left in this worker."""
 
@@ -137,6 +146,7 @@ Message = (
     | Ready
     | NeedSockets
     | AppRefused
+    | Full
     | Drained
     | Counters
 )
@@ -152,10 +162,26 @@ _KINDS: dict[str, type[Any]] = {
         Ready,
         NeedSockets,
         AppRefused,
+        Full,
         Drained,
         Counters,
     )
 }
+
+
+def intercept_of(data: dict[str, Any]) -> Intercept:
+    """An intercept of ``SetRules``. The supervisor is trusted: no types are checked, and nothing heavy imported.
+
+    (What checks them costs the worker two thirds of its start, in which all traffic is the app's.)
+    """
+    path = data["path"]
+    more = {
+        "targets": tuple(data["targets"]),
+        "headers": tuple(HeaderRule(**one) for one in data["headers"]),
+        "path": None if path is None else PathRule(PathKind(path["kind"]), path["value"]),
+        "on_failure": OnFailure(data["on_failure"]),
+    }
+    return Intercept(**(data | more))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import methodcaller
 from typing import TYPE_CHECKING, Protocol
 
-from tpnet.proxy.channel import Message, NeedSockets, Purpose
+from tpnet.proxy.channel import Full, Message, NeedSockets, Purpose
 from tpnet.proxy.counters import Book
 from tpnet.proxy.loop import Deadlines, Loop, Socket
 from tpnet.proxy.stream import PIPES, Pipes
@@ -34,9 +34,11 @@ RETRY = 0.1
 ASK_AGAIN = 2.0
 """Seconds after which a request for sockets that was not answered in full is made again."""
 MOST = 512
-"""Prepared sockets asked for ahead, of one kind, at most."""
+"""Prepared sockets asked for ahead, of one kind, at most; and no more than a 16th of the descriptors."""
 _RESERVE = 320
 """Descriptors kept free for messages (up to 253 at once), pipes and files."""
+_EARLY = 256
+"""Sockets before the last one at which the supervisor is told: clients that come until it acts need room too."""
 
 
 class Waiting(Protocol):
@@ -59,14 +61,26 @@ class SessionState:
 class Stock:
     """Prepared sockets of one kind, asked for ahead: at least a handful, more when they go quickly."""
 
-    __slots__ = ("_ask", "_asked", "_asked_at", "_least", "_loop", "_taken", "_want", "ready", "waiting")
+    __slots__ = (
+        "_ask",
+        "_asked",
+        "_asked_at",
+        "_least",
+        "_loop",
+        "_most",
+        "_taken",
+        "_want",
+        "ready",
+        "waiting",
+    )
 
-    def __init__(self, loop: Loop, least: int, ask: Callable[[int], int]) -> None:
+    def __init__(self, loop: Loop, least: int, most: int, ask: Callable[[int], int]) -> None:
         """``ask`` asks for so many, or for fewer, and says for how many it did."""
         self._loop = loop
         self._ask = ask
-        self._least = least
-        self._want = least
+        self._least = min(least, most)
+        self._most = most
+        self._want = self._least
         self._asked = 0
         self._asked_at = 0.0
         self._taken = 0
@@ -82,7 +96,7 @@ class Stock:
             if (len(self.ready) + self._asked) * 2 <= self._want:
                 self.refill()
             return sock
-        self._want = min(self._want * 2, MOST)
+        self._want = min(self._want * 2, self._most)
         self.refill()
         return None
 
@@ -132,7 +146,8 @@ class Context:
     """The shared state. ``tell`` sends to the supervisor; ``removed`` lists targets that have drained."""
 
     __slots__ = (
-        "_reserve", "awaiting", "book", "connecting", "holding", "lingering", "loop", "most_sockets", "paused",
+        "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
+        "most_sockets", "paused",
         "pipes", "removed", "session_stock", "sessions", "tell", "undecided", "waiting",
     )  # fmt: skip
 
@@ -142,9 +157,12 @@ class Context:
         self.book = Book()
         self.tell = tell
         self.sessions: dict[str, SessionState] = {}
+        self._most_ahead = min(MOST, file_limit // 16)
         self.session_stock = self.stock(Purpose.SESSION, 0, 8)
         self._reserve = min(_RESERVE, file_limit // 3)
         self.most_sockets = file_limit - self._reserve
+        self.full_at = self.most_sockets - min(_EARLY, self.most_sockets // 8)
+        self.full = False
         # Connections without a first line; sides that connect, or wait for a status byte; clients that close.
         self.removed: list[int] = []
         self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)
@@ -154,6 +172,18 @@ class Context:
         self.waiting = Deadlines(loop, WAIT, methodcaller("not_given"), near=False)
         self.holding = Deadlines(loop, HOLD, methodcaller("release_held"))
         self.paused = Deadlines(loop, RETRY, methodcaller("resume"))
+
+    def set_full(self) -> None:
+        """Ask the supervisor, once, to leave new clients to the apps."""
+        if not self.full:
+            self.full = True
+            self.tell(Full(full=True))
+
+    def look_for_room(self) -> None:
+        """Take new clients again once an eighth of the room is free. Once a second."""
+        if self.full and self.loop.sockets < self.full_at * 7 // 8:
+            self.full = False
+            self.tell(Full(full=False))
 
     def stock(self, purpose: Purpose, target: int, least: int) -> Stock:
         """A stock whose sockets are asked for as ``purpose`` and ``target`` say."""
@@ -166,4 +196,4 @@ class Context:
             self.tell(NeedSockets(purpose, count, target))
             return count
 
-        return Stock(self.loop, least, ask)
+        return Stock(self.loop, least, self._most_ahead, ask)

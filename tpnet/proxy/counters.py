@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpnet.proxy.channel import Counters
+
+if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
 
 
 class TargetCount:
@@ -67,6 +70,11 @@ class Book:
         self.targets: dict[int, TargetCount] = {}
         self.intercepts: defaultdict[str, InterceptCount] = defaultdict(InterceptCount)
         self._last: Counters | None = None
+
+    def keep_only(self, intercepts: AbstractSet[str]) -> None:
+        """Forget the intercepts that are none of these."""
+        for name in self.intercepts.keys() - intercepts:
+            del self.intercepts[name]
 
     def changed(self) -> Counters | None:
         """The totals, or ``None`` when they are what was given last."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tpnet.http.conversation import Route
 from tpnet.model import OnFailure
@@ -23,7 +23,7 @@ from tpnet.proxy.upstream import Way
 from tpnet.rules import RuleSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from tpnet.http.head import RequestHead
     from tpnet.model import Intercept
@@ -39,13 +39,26 @@ IDLE = 1.0
 LAST = 5.0
 """Seconds after the grace until what is left is reset."""
 _REFUSED_AGAIN = 0.2
+_ASIDE = {True: "127.116.0.1", False: "100::116"}
+"""Where an app that listens on all addresses is called with a client's address: IPv4, IPv6 (RFC 6666, discard-only).
+No packet from outside has such a destination, so that our connection can never be taken for one of the client's,
+whatever ports the two come from. In a target's namespace, marked packets to any address are local."""
 _PORTS = (2048, 32_767)
-"""Source ports towards the app, in turn. They lie below those that clients take by themselves
-(ip_local_port_range): if a client came from a port that we took with its address, the kernel could not tell its
-connection from ours."""
+"""Source ports towards the app, in turn. They lie below those that processes of the target take by themselves
+(ip_local_port_range), and that most clients do."""
 _BIND_TRIES = 64
+_PENDING = {errno.EALREADY, errno.EINPROGRESS}
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _MAPPED = "::ffff:"
+
+
+def _connect(sock: Socket, address: tuple[Any, ...]) -> int:
+    """Connect, and give the error, 0 for none.
+
+    Over loopback the handshake is done when the first call returns: asking again tells how it went.
+    """
+    error = sock.connect_ex(address)
+    return sock.connect_ex(address) if error == errno.EINPROGRESS else error
 
 
 class Peer(NamedTuple):
@@ -102,6 +115,11 @@ class Target:
             for one in intercepts
         }
 
+    @property
+    def intercepts(self) -> Collection[str]:
+        """The names of the intercepts that it decides by."""
+        return self._routes.keys()
+
     def add_sockets(self, purpose: Purpose, socks: list[Socket]) -> None:
         """Take prepared sockets."""
         (self._stock4 if purpose is Purpose.APP4 else self._stock6).add(socks)
@@ -119,18 +137,19 @@ class Target:
         """Clients have come."""
         context = self.context
         for _ in range(ACCEPTS):
-            if context.loop.sockets >= context.most_sockets or len(self.connections) > context.most_sockets:
-                self.count.reasons["descriptors ran out"] += 1
-                self._pause()
-                return
+            if context.loop.sockets >= context.full_at:
+                context.set_full()
+                if context.loop.sockets >= context.most_sockets:
+                    self._ran_out()
+                    return
             try:
                 fd, address = self._listener._accept()  # type: ignore[attr-defined] # noqa: SLF001
             except BlockingIOError:
                 return
             except OSError as error:
                 if error.errno in _NO_DESCRIPTORS:
-                    self.count.reasons["descriptors ran out"] += 1
-                    self._pause()
+                    context.set_full()
+                    self._ran_out()
                     return
                 continue  # that client is gone already
             self._accepted(Socket(self._listener.family, socket.SOCK_STREAM, 0, fd), address)
@@ -166,6 +185,10 @@ class Target:
         if len(stock.waiting) >= WAITING:
             self._pause()
 
+    def _ran_out(self) -> None:
+        self.count.reasons["descriptors ran out"] += 1
+        self._pause()
+
     def _pause(self) -> None:
         """Accept nothing for a moment; clients wait in the kernel's queue."""
         if self._listening:
@@ -193,18 +216,20 @@ class Target:
         """
         endpoint = None
         try:
-            source = self._bind(sock, peer)
-            if source is not None and self._bypass is not None:
+            spoofed = source = self._spoof(sock, peer) if self._keep_source else None
+            if self._bypass is not None:
+                if source is None:
+                    sock.bind((peer.local[0], 0, *peer.local[2:]))
+                    source = peer.local[0], sock.getsockname()[1]
                 endpoint = pack_endpoint(*source)
                 self._bypass.insert(endpoint)
-            error = sock.connect_ex(peer.local)
-            if error == errno.EINPROGRESS:
-                # The handshake over loopback is done when the first call returns: asking again tells how it
-                # went.
-                error = sock.connect_ex(peer.local)
+            error = _connect(sock, (_ASIDE[peer.v4], self.port)) if spoofed else errno.ECONNREFUSED
+            if error and error not in _PENDING:
+                # Not on all addresses, then: on the one that the client called.
+                error = _connect(sock, peer.local)
         except OSError as failure:
             error = failure.errno or errno.EIO
-        if error in {errno.EALREADY, errno.EINPROGRESS}:
+        if error in _PENDING:
             return False
         if endpoint is not None and self._bypass is not None:
             self._bypass.delete(endpoint)
@@ -215,24 +240,20 @@ class Target:
             return None
         return True
 
-    def _bind(self, sock: Socket, peer: Peer) -> tuple[str, int] | None:
-        """Give a socket the client's address, or the target's own; ``None`` if there is no need for either."""
-        if self._keep_source:
-            address, _, *rest = peer.source
-            for _ in range(_BIND_TRIES):
-                self._next_port = port = self._next_port + 1 if self._next_port < _PORTS[1] else _PORTS[0]
-                try:
-                    sock.bind((address, port, *rest))
-                except OSError as error:
-                    if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
-                        break
-                else:
-                    return address, port
-            self.count.reasons["source address not kept"] += 1
-        if self._bypass is None:
-            return None
-        sock.bind((peer.local[0], 0, *peer.local[2:]))
-        return peer.local[0], sock.getsockname()[1]
+    def _spoof(self, sock: Socket, peer: Peer) -> tuple[str, int] | None:
+        """Bind a socket to the client's address and a port of ours; ``None`` if that cannot be."""
+        address, _, *rest = peer.source
+        for _ in range(_BIND_TRIES):
+            self._next_port = port = self._next_port + 1 if self._next_port < _PORTS[1] else _PORTS[0]
+            try:
+                sock.bind((address, port, *rest))
+            except OSError as error:
+                if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+                    break
+            else:
+                return address, port
+        self.count.reasons["source address not kept"] += 1
+        return None
 
     def dialled(self, sock: Socket) -> None:
         """A dial that took longer is over: its bypass entry is not needed any more."""
@@ -294,8 +315,8 @@ class Target:
             return
         if letter in {"fallback", "failed"}:
             intercept.reasons[self.failing or reason] += 1
+            intercept.hits -= 1
             if letter == "fallback":
-                intercept.hits -= 1
                 count.app_requests += 1
             return
         count.verdicts[letter] += 1

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections import deque
 
-from tpnet.model import Intercept, TpnetError, codec
+from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
 from tpnet.proxy.channel import (
     AddTarget,
@@ -81,6 +81,7 @@ class Worker:
             self.context.session_stock.tick()
         for target in list(self._targets.values()):
             target.tick(now)
+        self.context.look_for_room()
         for number in self.context.removed:
             self._targets.pop(number, None)
             self.context.book.targets.pop(number, None)
@@ -112,7 +113,9 @@ class Worker:
         elif isinstance(message, SetRules):
             target = self._targets.get(message.target)
             if target is not None:
-                target.set_rules([codec.decode(Intercept, one) for one in message.intercepts])
+                target.set_rules([channel.intercept_of(one) for one in message.intercepts])
+                names = {name for one in self._targets.values() for name in one.intercepts}
+                self.context.book.keep_only(names)
         elif isinstance(message, SetSession):
             self._set_session(message)
         elif isinstance(message, DropSession):
@@ -157,8 +160,7 @@ class Worker:
 
 
 def warm_up() -> None:
-    """Import and build what is otherwise made at its first use, when files may be out of reach."""
-    codec.decode(Intercept, codec.encode(Intercept("n", "u", "s", "t", ("t",), 1)))
+    """Import what is otherwise imported at its first use, when files may be out of reach."""
     importlib.import_module("encodings.idna")
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _CALL_SECONDS = 15.0
 _ADD_SECONDS = 75.0
+_REMOVE_SECONDS = 25.0
 _START_SECONDS = 30.0
 
 
@@ -54,12 +55,13 @@ class SessionClient:
         return decode(InterceptStatus, self._call("add", _ADD_SECONDS, intercept=encode(intercept)))
 
     def remove(self, name: str) -> dict[str, Any]:
-        """Remove an intercept. Returns the agent's ``{"draining": connections}`` and ``"last"``.
+        """Remove an intercept. Returns ``draining`` (connections), ``last`` and ``told``.
 
-        With ``last`` the daemon ends as soon as the open connections have, within ten seconds. Raises
-        ``NotThere``.
+        With ``last`` the daemon ends as soon as the open connections have, within ten seconds. ``told`` is
+        false where no agent answers: what it may have of the intercept ends when it answers again, or with
+        the lease. Raises ``NotThere`` when the session has no intercept of that name.
         """
-        return dict(self._call("remove", name=name))
+        return dict(self._call("remove", _REMOVE_SECONDS, name=name))
 
     def quit(self) -> None:
         """End the session and the daemon, and wait until it has gone."""
@@ -103,6 +105,7 @@ def ensure_session(run_dir: Path, user: str, *, name: str | None = None) -> Sess
     another session name.
     """
     client = SessionClient(run_dir, user)
+    client.paths.make_folder()
     with locked(client.paths.start, _START_SECONDS, f"Somebody else is starting the session of {user}."):
         try:
             running = client.info()["session"]

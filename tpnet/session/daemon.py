@@ -201,6 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     starter = Starter(args.ready_fd)
     try:
         paths = Paths.of(args.run_dir, args.user)
+        paths.make_folder()
         with (
             locked(paths.lock, _PREDECESSOR_SECONDS, f"A session daemon of {args.user} runs already."),
             LocalControl(args.run_dir) as control,

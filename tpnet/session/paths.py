@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tpnet.model import Conflict, InvalidInput
+from tpnet.model import Conflict, InvalidInput, Refused, TpnetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_LOOK_EVERY = 0.02
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 
@@ -23,8 +24,8 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 class Paths:
     """The files of one user's daemon.
 
-    ``socket`` takes calls, ``lock`` is held while it lives, ``start`` while one is being started, ``log``
-    is what it says.
+    ``socket`` takes calls, ``lock`` is held while it lives, ``start`` while one is being started; they are
+    there as long as they are of use. ``log`` is what it says, and stays.
     """
 
     socket: Path
@@ -34,34 +35,65 @@ class Paths:
 
     @classmethod
     def of(cls, run_dir: Path, user: str) -> Paths:
-        """The paths, with their folder made (0700). Raises ``InvalidInput`` for an odd user name."""
+        """The paths; nothing is made. Raises ``InvalidInput`` for an odd user name."""
         if _USER.fullmatch(user) is None:
             raise InvalidInput(
                 f"The user name {user!r} cannot be used.",
                 "Letters, digits and . _ @ + - are fine, 64 at most.",
             )
         folder = run_dir / "sessions"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return cls(*(folder / f"{user}.{kind}" for kind in ("sock", "lock", "start", "log")))
+
+    def make_folder(self) -> None:
+        """Make the folder (0700) if it is not there. Raises ``TpnetError`` when that cannot be."""
+        try:
+            self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except PermissionError as error:
+            raise Refused(
+                f"The folder {self.socket.parent} cannot be made by this account.", "Run the command as root."
+            ) from error
+        except OSError as error:
+            raise TpnetError(
+                f"The folder {self.socket.parent} cannot be made: {error.strerror}.",
+                "TPNET_RUN_DIR says where the agent's folder is.",
+            ) from error
 
 
 @contextmanager
 def locked(path: Path, seconds: float, complaint: str) -> Iterator[None]:
-    """Hold the lock on a file, waiting so long for it. The kernel lets go of it when its holder dies.
+    """Hold the lock that a file stands for, waiting so long for it. The file is gone afterwards.
 
-    Raises ``Conflict`` with ``complaint`` when somebody else keeps it.
+    The kernel lets go of the lock when its holder dies; the next holder takes the file over. Raises
+    ``Conflict`` with ``complaint`` when somebody else keeps it.
+    """
+    deadline = time.monotonic() + seconds
+    while (fd := _take(path)) is None:
+        if time.monotonic() > deadline:
+            raise Conflict(complaint)
+        time.sleep(_LOOK_EVERY)
+    try:
+        yield
+    finally:
+        # Only its holder removes it, and while it holds it. Who waits finds out by its name: see _take.
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _take(path: Path) -> int | None:
+    """The locked file, or ``None`` when somebody else has it.
+
+    A lock belongs to a file, not to its name: who got the lock of a file that its former holder has removed
+    has got nothing, as the next one makes a new file of that name. So the two are compared, with the lock.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Conflict(complaint) from None
-                time.sleep(0.02)
-        yield
-    finally:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(fd), path.stat()):
+            return fd
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    except BaseException:
         os.close(fd)
+        raise
+    os.close(fd)
+    return None

@@ -120,6 +120,14 @@ class Presence:
         """Renew the lease, and tell the agent which handlers listen. Raises ``TpnetError``."""
         await self._ask(self.control.renew_session, self.name, self._handlers())
 
+    async def agent_answers(self) -> bool:
+        """Whether an agent is there, be it one that does not know us."""
+        try:
+            await self._ask(self.control.info)
+        except TpnetError:
+            return False
+        return True
+
     async def run(self) -> None:
         """Keep the session standing until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -228,7 +236,7 @@ class Presence:
                 await self.renew()
             except NotThere as error:
                 # Either nobody answers, or an agent answers that does not know us.
-                if not await self._agent_answers():
+                if not await self.agent_answers():
                     if not self._silent:
                         log.warning("%s", error)
                     self._silent = True
@@ -255,13 +263,6 @@ class Presence:
         try:
             await self.renew()
         except NotThere:
-            return False
-        return True
-
-    async def _agent_answers(self) -> bool:
-        try:
-            await self._ask(self.control.info)
-        except TpnetError:
             return False
         return True
 

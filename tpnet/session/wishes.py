@@ -62,6 +62,7 @@ class Wishes:
         )
         self._wishes: dict[str, _Wish] = {}
         self._closing: dict[Forward, float] = {}
+        self._untold: set[str] = set()  # removed while no agent answered
         self._lock = asyncio.Lock()
         self._next_port = FIRST_PORT
         self._started = time.time()
@@ -123,13 +124,17 @@ class Wishes:
                 door.close()
                 raise
             self._wishes[draft.name] = wish
+            self._untold.discard(draft.name)
         log.info("intercept %s of %s stands, for %s", draft.name, draft.target, handler)
         with contextlib.suppress(TpnetError):  # the keeper of the lease finds out by itself
             await self._presence.renew()
         return dataclasses.replace(status, handler_up=up, session_up=self._presence.up)
 
     async def remove(self, name: str) -> dict[str, Any]:
-        """Remove an intercept; its connections may yet end. Raises ``NotThere`` and what the agent raises."""
+        """Remove an intercept; its connections may yet end. See ``SessionClient.remove``.
+
+        It is let go of here even while no agent answers. Raises ``NotThere`` and what the agent raises.
+        """
         async with self._lock:
             wish = self._wishes.get(name)
             if wish is None:
@@ -137,10 +142,14 @@ class Wishes:
             answer: dict[str, Any] = {"draining": 0}
             try:
                 answer = await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
-            except NotThere:
-                log.info("the agent has no intercept %s any more", name)
+                told = True
+            except NotThere as error:
+                told = await self._presence.agent_answers()
+                log.info("intercept %s is removed here alone: %s", name, error)
+            if not told:
+                self._untold.add(name)
             self._forget(wish)
-        return {**answer, "last": not self._wishes}
+        return {**answer, "last": not self._wishes, "told": told}
 
     def info(self) -> dict[str, Any]:
         """What ``SessionClient.info`` returns, but for the process's own."""
@@ -221,6 +230,7 @@ class Wishes:
     async def _restore(self) -> None:
         """The agent has a new session of ours: open every door anew, and create every intercept."""
         async with self._lock:
+            self._untold.clear()
             there = await self._there()
             for name, wish in self._wishes.items():
                 wish.standing = name in there
@@ -242,8 +252,8 @@ class Wishes:
                 wish.problem = error.message
 
     async def _compare(self) -> None:
-        """After a renewal: create what is missing, and let go of what somebody removed at the agent."""
-        if self._lock.locked() or not self._wishes:
+        """After a renewal: create what is missing, and let go of what was removed at the agent, or here."""
+        if self._lock.locked() or not (self._wishes or self._untold):
             return
         async with self._lock:
             await self._create_missing()
@@ -252,6 +262,11 @@ class Wishes:
                 if wish.standing and name not in there:
                     log.warning("intercept %s was removed at the agent", name)
                     self._forget(wish)
+            for name in self._untold & there:
+                with contextlib.suppress(NotThere):
+                    await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
+                log.info("intercept %s is removed at the agent too", name)
+            self._untold.clear()
 
     async def _there(self) -> set[str]:
         """The names of this session's intercepts that the agent has."""

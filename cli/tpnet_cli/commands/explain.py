@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from tpnet.model import InvalidInput
-from tpnet_cli.output import is_data, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
 
 _HELP = """Show where a request would go, and why. Sends nothing.
 
@@ -25,7 +25,7 @@ Example:
     "-H", "--header", "headers", multiple=True, metavar="'KEY: VALUE'", help="A header; as often as needed."
 )
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="The service's port, when it is not plain.")
-@output_option("json", "yaml", "wide")
+@output_option()
 def explain(
     target: str, path: str, method: str, headers: tuple[str, ...], port: int | None, output: str | None
 ) -> None:
@@ -39,10 +39,10 @@ def explain(
     if is_data(output):
         write_data(encode(explanation), output)
         return
-    from tpnet_cli.terminal import make_console, show
+    from tpnet_cli.terminal import UNLIMITED, make_console, show
     from tpnet_cli.views.explain import explain_view
 
-    console = make_console()
+    console = make_console(width=UNLIMITED if is_wide(output) else None)
     show(explain_view(explanation, console.width), console)
 
 

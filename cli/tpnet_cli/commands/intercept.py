@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet.model import Intercept, OnFailure
+from tpnet.model.names import check_name
 from tpnet_cli import identity, ports
-from tpnet_cli.output import is_data, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,7 +72,7 @@ Examples:
     "--to", "host", default="127.0.0.1", metavar="HOST", show_default=True, help="Where your process listens."
 )
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
-@output_option("json", "yaml")
+@output_option()
 def intercept(
     target: str,
     port: str | None,
@@ -90,6 +91,9 @@ def intercept(
     local, remote = ports.parse_port(port) if port is not None else (None, None)
     me = identity.user_name(user)
     rules = _rules(headers, path_equal, path_prefix, path_regex)
+    if name is not None:
+        check_name("intercept", name)
+    _handler(host, local or 1)
 
     from tpnet.control.local import LocalControl
     from tpnet.model.codec import encode
@@ -101,6 +105,7 @@ def intercept(
         targets = control.resolve(target)
         ask = _ask_for_port if sys.stdin.isatty() and sys.stderr.isatty() and not is_data(output) else None
         chosen = remote or ports.choose_port(target, targets, local, ask)
+        ports.check_listening(chosen, targets)
         taken = {item.intercept.name for item in control.status().intercepts}
     draft = Intercept(
         name=name or identity.free_name(identity.default_name(target, me), taken),
@@ -111,14 +116,14 @@ def intercept(
         port=chosen,
         headers=rules.headers,
         path=rules.path,
-        handler=f"[{host}]:{local or chosen}" if ":" in host else f"{host}:{local or chosen}",
+        handler=_handler(host, local or chosen),
         on_failure=OnFailure(on_failure),
     )
     made = _make(draft, Steps(console, quiet=is_data(output)))
     if is_data(output):
         write_data(encode(made), output)
     else:
-        show(made_view(made, rules, targets), console)
+        show(made_view(made, rules, targets, wide=is_wide(output)), console)
 
 
 def _rules(
@@ -128,6 +133,13 @@ def _rules(
 
     own_id = identity.auto_id() if not headers or "auto" in headers else ""
     return parse_rules(headers, equal, prefix, regex, own_id)
+
+
+def _handler(host: str, port: int) -> str:
+    """``HOST:PORT`` of the developer's process. Raises ``InvalidInput`` for a host that is none."""
+    from tpnet.session.handlers import parse_handler
+
+    return str(parse_handler(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
 
 
 def _ask_for_port(choices: Sequence[int]) -> int:

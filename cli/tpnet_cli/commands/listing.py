@@ -7,13 +7,13 @@ import time
 import click
 
 from tpnet_cli import identity
-from tpnet_cli.output import is_data, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
 
 
 @click.command("list")
 @click.option("--mine", is_flag=True, help="Only yours.")
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
-@output_option("json", "yaml", "wide")
+@output_option()
 def list_(mine: bool, user: str | None, output: str | None) -> None:
     """List the intercepts: whose they are, what they take, and whether they work."""
     from tpnet.control.local import LocalControl
@@ -30,5 +30,5 @@ def list_(mine: bool, user: str | None, output: str | None) -> None:
     from tpnet_cli.terminal import UNLIMITED, make_console, show
     from tpnet_cli.views.listing import list_view
 
-    console = make_console(width=UNLIMITED if output == "wide" else None)
-    show(list_view(intercepts, me, time.time(), console.width, wide=output == "wide"), console)
+    console = make_console(width=UNLIMITED if is_wide(output) else None)
+    show(list_view(intercepts, me, time.time(), console.width, wide=is_wide(output)), console)

@@ -2,31 +2,68 @@
 
 from __future__ import annotations
 
+import time
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from tpnet.model import NotThere
 from tpnet_cli import identity
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @click.command("quit")
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
-def quit_(user: str | None) -> None:
+@output_option()
+def quit_(user: str | None, output: str | None) -> None:
     """End your session and all of its intercepts. Their requests go to the app again."""
-    from rich.text import Text
-
     from tpnet.control.local import default_run_dir
     from tpnet.session import SessionClient
-    from tpnet_cli.terminal import OK, Steps, make_console, mark, show
+    from tpnet_cli.terminal import UNLIMITED, Steps, make_console, show
 
     me = identity.user_name(user)
-    console = make_console()
+    console = make_console(width=UNLIMITED if is_wide(output) else None)
     client = SessionClient(default_run_dir(), me)
+    facts: dict[str, Any] | None = None
     try:
-        names = [str(entry["name"]) for entry in client.info()["intercepts"]]
+        facts = client.info()
     except NotThere:
+        pass
+    else:
+        with Steps(console, quiet=is_data(output)).doing("ending your session"):
+            client.quit()
+    if is_data(output):
+        names = [entry["name"] for entry in facts["intercepts"]] if facts else []
+        write_data({"user": me, "session": facts["session"] if facts else None, "left": names}, output)
+    elif facts is None:
         click.echo(f"{me} has no session on this computer.")
-        return
-    with Steps(console).doing("ending your session"):
-        client.quit()
-    left = f"; left {', '.join(names)}" if names else ""
-    show(Text.assemble(mark(OK), f" {me}'s session is over{left}"), console)
+    else:
+        for line in _lines(me, facts, wide=is_wide(output)):
+            show(line, console)
+
+
+def _lines(me: str, facts: dict[str, Any], *, wide: bool) -> list[Text]:
+    """What is true now. ``wide``: also what the session was, and what its intercepts had."""
+    from rich.text import Text
+
+    from tpnet_cli import texts
+    from tpnet_cli.terminal import OK, mark
+
+    entries: list[dict[str, Any]] = facts["intercepts"]
+    left = f"; left {', '.join(entry['name'] for entry in entries)}" if entries else ""
+    lines = [Text.assemble(mark(OK), f" {me}'s session is over{left}")]
+    if wide:
+        now = time.time()
+        lasted = texts.duration(now - float(facts["started"]))
+        lines.append(Text(f"  session  {facts['session']}   was on for {lasted}   to {facts['endpoint']}"))
+        lines += [
+            Text(
+                f"  left     {entry['name']}   to {entry['handler']}   "
+                f"{texts.counted(int(entry['total']), 'connection')}, {texts.count(int(entry['open']))} open"
+            )
+            for entry in entries
+        ]
+    return lines

@@ -6,11 +6,11 @@ import time
 
 import click
 
-from tpnet_cli.output import is_data, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
 
 
 @click.command()
-@output_option("json", "yaml", "wide")
+@output_option()
 def status(output: str | None) -> None:
     """Show agent, sessions, targets and intercepts in one view."""
     from tpnet.control.local import LocalControl
@@ -24,5 +24,5 @@ def status(output: str | None) -> None:
     from tpnet_cli.terminal import UNLIMITED, make_console, show
     from tpnet_cli.views.status import status_view
 
-    console = make_console(width=UNLIMITED if output == "wide" else None)
-    show(status_view(current, time.time(), console.width, wide=output == "wide"), console)
+    console = make_console(width=UNLIMITED if is_wide(output) else None)
+    show(status_view(current, time.time(), console.width, wide=is_wide(output)), console)

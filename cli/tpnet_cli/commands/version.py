@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import platform
+from typing import TYPE_CHECKING
+
 import click
 
-from tpnet_cli.output import is_data, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
+
+if TYPE_CHECKING:
+    from tpnet.model import AgentStatus
 
 
 @click.command()
 @click.option("--client", is_flag=True, help="Only this command's; the agent is not asked.")
-@output_option("json", "yaml")
+@output_option()
 def version(client: bool, output: str | None) -> None:
     """Show the version of this command and, when one answers, of the agent."""
     from tpnet import __version__
 
     versions = {"tpnet": __version__}
-    if not client:
-        agent = _agent_version()
-        if agent:
-            versions["agent"] = agent
+    agent = None if client else _agent()
+    if agent is not None:
+        versions["agent"] = agent.version
+    if is_data(output) or is_wide(output):
+        versions["python"] = platform.python_version()
+        versions["kernel"] = platform.release()
+        if agent is not None:
+            versions["agent kernel"] = agent.kernel
+            versions["redirect"] = agent.redirect
+            versions["wireguard"] = agent.wireguard
     if is_data(output):
-        write_data(versions, output)
+        write_data({name.replace(" ", "_"): text for name, text in versions.items()}, output)
         return
-    for name, number in versions.items():
-        click.echo(f"{name:<6} {number}")
+    width = max(6, *map(len, versions))
+    for name, text in versions.items():
+        click.echo(f"{name:<{width}} {text}")
 
 
-def _agent_version() -> str:
+def _agent() -> AgentStatus | None:
     from tpnet.control.local import LocalControl
     from tpnet.model import TpnetError
 
     try:
         with LocalControl() as control:
-            return control.info().version
+            return control.info()
     except TpnetError:
-        return ""
+        return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet.model import NotThere
-from tpnet_cli.output import is_data, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,7 +22,7 @@ _PERIOD = 1.0
 @click.command()
 @click.argument("name", default="")
 @click.option("--once", is_flag=True, help="Show it once, and end.")
-@output_option("json", "yaml")
+@output_option()
 def watch(name: str, once: bool, output: str | None) -> None:
     """Follow the requests of the intercepts, or of the one called NAME, until Ctrl-C.
 
@@ -38,7 +38,7 @@ def watch(name: str, once: bool, output: str | None) -> None:
         if is_data(output):
             _stream(control, first, name, once, output)
         else:
-            _show(control, first, name, once)
+            _show(control, first, name, once, wide=is_wide(output))
 
 
 def _sample(control: LocalControl) -> Sample:
@@ -61,33 +61,37 @@ def _stream(control: LocalControl, sample: Sample, name: str, once: bool, output
         sample = _sample(control)
 
 
-def _show(control: LocalControl, sample: Sample, name: str, once: bool) -> None:
-    from tpnet_cli.terminal import make_console, rendered, show
+def _show(control: LocalControl, sample: Sample, name: str, once: bool, *, wide: bool) -> None:
+    from tpnet_cli.terminal import UNLIMITED, make_console, rendered, show
     from tpnet_cli.views.watch import watch_view
 
     console = make_console()
+    live = console.is_terminal and not once
+    if wide and not live:
+        console = make_console(width=UNLIMITED)
     if once:
-        show(watch_view(sample, None, name, console.width), console)
-    elif console.is_terminal:
-        _show_live(control, sample, name, console)
+        show(watch_view(sample, None, name, console.width, wide=wide), console)
+    elif live:
+        _show_live(control, sample, name, console, wide=wide)
     else:
         before, last = None, ""
         while True:
-            view = rendered(watch_view(sample, before, name, console.width), console)
+            view = rendered(watch_view(sample, before, name, console.width, wide=wide), console)
             if view != last:
                 click.echo(f"{time.strftime('%H:%M:%S', time.localtime(sample.at))}\n{view}")
             time.sleep(_PERIOD)
             before, last, sample = sample, view, _sample(control)
 
 
-def _show_live(control: LocalControl, sample: Sample, name: str, console: Console) -> None:
+def _show_live(control: LocalControl, sample: Sample, name: str, console: Console, *, wide: bool) -> None:
     from rich.live import Live
 
     from tpnet_cli.views.watch import watch_view
 
-    first = watch_view(sample, None, name, console.width)
+    # In place there are only the terminal's columns: of all that wide shows, what fits.
+    first = watch_view(sample, None, name, console.width, wide=wide)
     with Live(first, console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
             time.sleep(_PERIOD)
             before, sample = sample, _sample(control)
-            live.update(watch_view(sample, before, name, console.width), refresh=True)
+            live.update(watch_view(sample, before, name, console.width, wide=wide), refresh=True)

@@ -20,8 +20,13 @@ if TYPE_CHECKING:
     from tpnet.rules import Rules
 
 
-def made_view(made: InterceptStatus, rules: Rules, targets: Sequence[TargetInfo]) -> RenderableType:
-    """What the new intercept takes, where it sends it, what happens to the others; a request to try."""
+def made_view(
+    made: InterceptStatus, rules: Rules, targets: Sequence[TargetInfo], *, wide: bool = False
+) -> RenderableType:
+    """What the new intercept takes, where it sends it, what happens to the others; a request to try.
+
+    ``wide``: also by which session, and which targets with which addresses.
+    """
     intercept = made.intercept
     name = intercept.name
     others = "to the app, as before"
@@ -37,6 +42,12 @@ def made_view(made: InterceptStatus, rules: Rules, targets: Sequence[TargetInfo]
     if rules.auto:
         header = intercept.headers[0]
         lines.append(_said("header", f"{header.name}: {header.value}"))
+    if wide:
+        lines.append(_said("session", f"{intercept.session}   tunnel port {intercept.tunnel_port}"))
+        lines += [
+            _said("" if number else "targets", "   ".join([info.name, *info.addresses]))
+            for number, info in enumerate(targets)
+        ]
     lines += [
         Text(),
         *_try_lines(made, targets),

@@ -11,7 +11,7 @@ from rich.text import Text
 from tpnet.rules import describe
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
-from tpnet_cli.views.listing import problem_line, problems_of, ready_cell
+from tpnet_cli.views.listing import problem_line, problems_of, ready_cell, target_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,6 +27,10 @@ _COLUMNS = (
     Column("HITS", 90, "right"),
     Column("LAST", 70),
     Column("MISSED", 80, least=12),
+    Column("TARGET", 0, least=14),
+    Column("SESSION", 0),
+    Column("SINCE", 0),
+    Column("ON FAILURE", 0),
 )
 
 
@@ -38,10 +42,13 @@ class Sample:
     at: float
 
 
-def watch_view(sample: Sample, before: Sample | None, name: str, width: int) -> RenderableType:
+def watch_view(
+    sample: Sample, before: Sample | None, name: str, width: int, *, wide: bool = False
+) -> RenderableType:
     """The intercepts (or the one called ``name``) and the app, with rates since the sample ``before``.
 
-    ``MISSED`` counts matched requests that did not reach their session, by reason.
+    ``MISSED`` counts matched requests that did not reach their session, by reason. ``wide``: every column,
+    and a line for each target.
     """
     chosen = select(sample.status, name)
     if not chosen:
@@ -52,7 +59,9 @@ def watch_view(sample: Sample, before: Sample | None, name: str, width: int) -> 
     words = texts.verdict_words(_verdicts(_targets(chosen, sample.status)))
     if words:
         lines.append(Text(f"  {' · '.join(words)}", style="dim"))
-    return Group(make_table(_COLUMNS, rows, width), *lines)
+    if wide:
+        lines += [_target_line(target) for target in _targets(chosen, sample.status)]
+    return Group(make_table(_COLUMNS, rows, width, wide=wide), *lines)
 
 
 def select(status: Status, name: str) -> list[InterceptStatus]:
@@ -77,14 +86,26 @@ def _row(item: InterceptStatus, sample: Sample, before: Sample | None) -> list[s
         texts.count(item.hits),
         Text(texts.ago(item.last_hit, sample.at), style="" if item.last_hit else "dim"),
         Text(texts.reasons_text(item.reasons), style="yellow"),
+        target_text(item),
+        intercept.session,
+        texts.clock(intercept.created, sample.at),
+        str(intercept.on_failure),
     ]
+
+
+def _target_line(target: TargetStatus) -> Text:
+    held = texts.counted(target.open, "open connection")
+    served = texts.counted(target.requests, "request")
+    return Text(
+        f"  {target.name}:{target.port}   {held}   {served}, {texts.count(target.app_requests)} the app's"
+    )
 
 
 def _app_row(chosen: list[InterceptStatus], sample: Sample, before: Sample | None) -> list[str | Text]:
     served = sum(target.app_requests for target in _targets(chosen, sample.status))
     former = sum(target.app_requests for target in _targets(chosen, before.status)) if before else None
     rate = _rate(served, former, sample, before)
-    return [Text("the app", style="dim"), "", "", "", rate, texts.count(served), "", ""]
+    return [Text("the app", style="dim"), "", "", "", rate, texts.count(served), *[""] * 6]
 
 
 def _targets(chosen: list[InterceptStatus], status: Status) -> list[TargetStatus]:

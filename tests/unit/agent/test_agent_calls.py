@@ -1,11 +1,14 @@
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpnet.agent.calls import one_port, request_head
+from tpnet.agent.calls import Calls, one_port, request_head
 from tpnet.agent.sessions import endpoint_text
 from tpnet.agent.workers import LONGEST_PAUSE, pause_before
-from tpnet.model import InvalidInput, TargetInfo
+from tpnet.model import InvalidInput, NotThere, TargetInfo
 
 
 def infos(*ports):
@@ -19,8 +22,26 @@ def test_the_port_that_is_meant_is_the_intercepted_one_or_the_only_one():
         one_port("a", {81, 80}, infos())
     with pytest.raises(InvalidInput, match=r"These are listening: 1, 2\."):
         one_port("a", set(), infos(2, 1))
-    with pytest.raises(InvalidInput, match="Nothing listens"):
+    with pytest.raises(NotThere, match="Nothing listens"):
         one_port("a", set(), infos())
+    with pytest.raises(NotThere, match="Nothing that others can reach") as caught:
+        one_port("a", set(), [TargetInfo("netns/a", loopback=(80, 81))])
+    assert caught.value.hint == "Listening there: 80, 81. Name it with --port."
+
+
+def test_explain_of_a_port_that_nothing_listens_on():
+    calls = Calls(SimpleNamespace(store=SimpleNamespace(intercepts={})))
+
+    async def resolve(target):
+        return [TargetInfo(target, (80,), loopback=(81,))]
+
+    calls.resolve = resolve
+    for port in (80, 81):
+        said = asyncio.run(calls.explain("a", port, "GET", "/", [])).reason
+        assert said == f"no intercept stands on port {port}"
+    with pytest.raises(NotThere, match=r"^Nothing listens on port 82 of a\.") as caught:
+        asyncio.run(calls.explain("a", 82, "GET", "/", []))
+    assert caught.value.hint == "Listening there: 80, 81."
 
 
 def test_a_request_nobody_sent_is_read_as_one_that_was():

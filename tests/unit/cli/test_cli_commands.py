@@ -25,7 +25,10 @@ class FakeSession:
         self.removed = []
         self.handler_up = handler_up
         self.there = True
+        self.started = False
         self.quitted = False
+        self.told = True
+        self.names = ["shop-bob", "cart-bob"]
         self.failure = None
 
     def info(self):
@@ -35,7 +38,9 @@ class FakeSession:
             "session": "bob@laptop",
             "started": time.time(),
             "endpoint": "10.0.0.1:21820",
-            "intercepts": [{"name": "shop-bob"}],
+            "intercepts": [
+                {"name": name, "handler": "127.0.0.1:8080", "open": 1, "total": 1204} for name in self.names
+            ],
         }
 
     def add(self, intercept):
@@ -47,19 +52,33 @@ class FakeSession:
 
     def remove(self, name):
         self.info()
+        if name not in self.names:
+            raise NotThere(f"This session has no intercept {name}.")
+        self.names.remove(name)
         self.removed.append(name)
-        return {"draining": 1, "last": True}
+        return {"draining": int(self.told), "last": not self.names, "told": self.told}
 
     def quit(self):
         self.quitted = True
 
 
 @pytest.fixture
-def session(monkeypatch, agent):
+def lonely_session(monkeypatch, home):
+    """A session whose agent is not there."""
     fake = FakeSession()
-    monkeypatch.setattr("tpnet.session.ensure_session", lambda run_dir, user: fake)
+
+    def ensure(run_dir, user):
+        fake.started = True
+        return fake
+
+    monkeypatch.setattr("tpnet.session.ensure_session", ensure)
     monkeypatch.setattr("tpnet.session.SessionClient", lambda run_dir, user: fake)
     return fake
+
+
+@pytest.fixture
+def session(lonely_session, agent):
+    return lonely_session
 
 
 @pytest.mark.parametrize("args", [["list"], ["status"], ["watch", "--once"]])
@@ -180,19 +199,48 @@ def test_several_ports_are_named_where_nobody_can_be_asked(session, agent, capsy
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--port", "x"], "two port numbers are wanted"),
+        (["--port", "x"], "a port number is wanted"),
+        (["--port", "70000"], "there is no port 70000"),
+        (["--name", "../a"], "'../a' is no name for an intercept."),
+        (["--name", ""], "'' is no name for an intercept."),
+        (["--name", "x" * 129], "is no name for an intercept."),
+        (["--to", "a b"], "is not HOST:PORT"),
         (["--http-path-equal=/a", "--http-path-prefix=/b"], "Only one of --http-path-equal"),
         (["--http-header=all", "--http-header=a=b"], "--http-header=all takes requests whatever"),
         (["--http-header=nonsense"], "there is no value"),
         (["--http-header=a=~("], "--http-header=a=~("),
-        (["--user", "!"], "a name needs a letter"),
+        (["--user", "../x"], "--user=../x: a user's name is lower-case letters"),
         (["--on-failure", "panic"], "Invalid value for '--on-failure'"),
     ],
 )
 def test_malformed_flags_are_told_before_anything_is_asked(flags, says, session, agent, capsys):
     assert run(["intercept", "a", *flags]) == 2
-    assert says in capsys.readouterr().err
+    out, err = capsys.readouterr()
+    assert says in err
+    assert out == ""
     assert agent.calls == []
+    assert not session.started
+
+
+def test_a_port_that_nothing_listens_on_is_told_before_a_session_starts(session, agent, capsys):
+    assert run(["intercept", "lab-shop-*", "--port", "8080:81", "--http-header=a=b"]) == 5
+    out, err = capsys.readouterr()
+    assert err == "✗ Nothing listens on port 81 of netns/lab-shop-1.\n  Listening there: 80.\n"
+    assert out == ""
+    assert not session.started
+
+
+def test_a_port_that_only_the_target_itself_reaches_can_be_named(session, agent):
+    agent.answers["resolve"] = [encode(TargetInfo("netns/a", (80,), loopback=(81,)))]
+    assert run(["intercept", "a", "--port", "8080:81", "--http-header=a=b"]) == 0
+    assert session.added[0].port == 81
+
+
+def test_intercept_wide_says_more(session, capsys):
+    assert run(["intercept", "lab-shop-*", "--http-header=a=b", "-o", "wide"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "  session bob@laptop   tunnel port 20000" in lines
+    assert "  targets netns/lab-shop-1   10.77.1.11" in lines
 
 
 def test_leave_goes_through_ones_own_session(session, agent, capsys):
@@ -226,6 +274,7 @@ def test_leave_all_is_all_of_ones_own(session, agent, capsys):
 
 
 def test_leave_all_of_nothing_is_no_failure(session, capsys):
+    session.names = []
     assert run(["leave", "--all"]) == 0
     assert capsys.readouterr().out == "bob has no intercepts.\n"
 
@@ -238,6 +287,56 @@ def test_leave_does_what_it_can_and_names_what_is_not_there(session, agent, caps
     assert "✗ There is no intercept nope." in err
     assert "✗ There is no intercept neither." in err
     assert "There are: cart-bob, pay-carol, shop-all, shop-bob." in err
+
+
+def test_leave_without_an_agent_takes_it_out_of_the_session(lonely_session, capsys):
+    lonely_session.told = False
+    assert run(["leave", "shop-bob"]) == 0
+    assert lonely_session.removed == ["shop-bob"]
+    out, err = capsys.readouterr()
+    assert one_line(out).startswith(
+        "✓ left shop-bob; no agent answers: what it may have of it goes with its lease"
+    )
+    assert err == ""
+
+
+def test_leave_all_without_an_agent_is_all_of_the_session(lonely_session, capsys):
+    lonely_session.told = False
+    assert run(["leave", "--all"]) == 0
+    assert lonely_session.removed == ["shop-bob", "cart-bob"]
+
+
+def test_leave_without_an_agent_of_what_the_session_has_not(lonely_session, capsys):
+    assert run(["leave", "shop-all"]) == 5
+    err = capsys.readouterr().err
+    assert err.startswith("✗ bob has no intercept shop-all on this computer. No agent answers at ")
+    assert "tpnet agent run --local" in err
+
+
+@pytest.mark.parametrize("args", [["shop-bob"], ["--all"]])
+def test_leave_without_an_agent_and_without_a_session(args, lonely_session, capsys):
+    lonely_session.there = False
+    assert run(["leave", *args]) == 5
+    assert "No agent answers at " in capsys.readouterr().err
+
+
+def test_leave_of_what_the_agent_has_forgotten_takes_it_out_of_the_session(session, agent, capsys):
+    assert run(["leave", "shop-bob"]) == 0
+    assert session.removed == ["shop-bob"]
+
+
+def test_leave_as_data_and_wide(session, agent, capsys):
+    agent.busy()
+    assert run(["leave", "nope", "shop-bob", "-o", "json"]) == 5
+    out, err = capsys.readouterr()
+    assert json.loads(out) == [{"name": "shop-bob", "draining": 1, "agent_told": True}]
+    assert "There is no intercept nope." in err
+    assert run(["leave", "cart-bob", "-o", "wide"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "to 127.0.0.1:8081" in lines[-1]
+    assert "0 requests" in lines[-1]
+    assert run(["leave", "--all", "--user", "dora", "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == []
 
 
 def test_leave_takes_names_or_all(session, capsys):
@@ -311,15 +410,52 @@ def test_watch_on_a_terminal_stays_in_place(agent, capsys, monkeypatch):
 def test_quit_says_what_it_left(session, capsys):
     assert run(["quit"]) == 0
     assert session.quitted
-    assert capsys.readouterr().out == "✓ bob's session is over; left shop-bob\n"
+    assert capsys.readouterr().out == "✓ bob's session is over; left shop-bob, cart-bob\n"
     session.there = False
     assert run(["quit"]) == 0
     assert capsys.readouterr().out == "bob has no session on this computer.\n"
 
 
+def test_quit_as_data_and_wide(session, capsys):
+    assert run(["quit", "-o", "wide"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  session  bob@laptop   was on for 0 s   to 10.0.0.1:21820"
+    assert lines[2] == "  left     shop-bob   to 127.0.0.1:8080   1,204 connections, 1 open"
+    assert run(["quit", "-o", "json"]) == 0
+    said = {"user": "bob", "session": "bob@laptop", "left": ["shop-bob", "cart-bob"]}
+    assert json.loads(capsys.readouterr().out) == said
+    session.there = False
+    assert run(["quit", "-o", "yaml"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == {"user": "bob", "session": None, "left": []}
+
+
+def test_every_command_with_a_result_takes_the_same_outputs():
+    from tpnet_cli.group import cli
+
+    for name in ("intercept", "leave", "list", "status", "explain", "watch", "quit", "version"):
+        options = {option.name: option for option in cli.get_command(None, name).params}
+        assert tuple(options["output"].type.choices) == ("json", "yaml", "wide"), name
+
+
+def test_explain_and_watch_wide_are_not_cut(agent, capsys):
+    agent.busy()
+    agent.answers["explain"] = encode(samples.EXPLANATION)
+    for args in (["explain", "shop"], ["watch", "--once"]):
+        assert run([*args, "-o", "wide"]) == 0
+        out = capsys.readouterr().out
+        assert "…" not in out.replace("/api…", "").replace("6f1c…", "")
+    assert "ON FAILURE" in out
+    assert (
+        "  netns/lab-shop-1:80   41 open connections   16,000 requests, 15,935 the app's" in out.splitlines()
+    )
+
+
 def test_version_tells_the_agent_s_where_one_answers(agent, capsys):
     assert run(["version", "-o", "json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"tpnet": "0.1.0", "agent": "0.1.0"}
+    said = json.loads(capsys.readouterr().out)
+    assert (said["tpnet"], said["agent"], said["agent_kernel"]) == ("0.1.0", "0.1.0", "6.1.0-50-amd64")
+    assert run(["version", "-o", "wide"]) == 0
+    assert "\nwireguard    wireguard-go\n" in capsys.readouterr().out
     assert run(["version", "--client"]) == 0
     assert capsys.readouterr().out == "tpnet  0.1.0\n"
 

@@ -57,7 +57,7 @@ def test_state_dir_follows_xdg(xdg, expected, home, monkeypatch):
 
 def test_user_is_who_was_said_then_the_environment_then_who_called_sudo(home, monkeypatch):
     monkeypatch.setenv("SUDO_USER", "Carol")
-    assert identity.user_name("Dora D.") == "dora-d"
+    assert identity.user_name("dora-d") == "dora-d"
     assert identity.user_name() == "bob"
     monkeypatch.delenv("TPNET_USER")
     assert identity.user_name() == "carol"
@@ -66,9 +66,37 @@ def test_user_is_who_was_said_then_the_environment_then_who_called_sudo(home, mo
     assert identity.user_name() == "erna"
 
 
-def test_a_user_without_a_letter_is_refused(home):
-    with pytest.raises(InvalidInput, match="needs a letter"):
-        identity.user_name("--")
+@pytest.mark.parametrize(
+    ("said", "such_as"),
+    [
+        ("../x", "x"),
+        ("Dora D.", "dora-d"),
+        ("Bob", "bob"),
+        ("--", "bob"),
+        ("", "bob"),
+        ("a--b", "a-b"),
+        ("x\n", "x"),
+        ("b" * 41, "b" * 40),
+    ],
+)
+def test_a_name_that_was_said_is_never_made_another(said, such_as, home, monkeypatch):
+    with pytest.raises(InvalidInput, match="lower-case letters and digits") as error:
+        identity.user_name(said)
+    assert error.value.hint == f"Such as {such_as}."
+    if said:
+        monkeypatch.setenv("TPNET_USER", said)
+        with pytest.raises(InvalidInput, match=r"^TPNET_USER="):
+            identity.user_name()
+    assert identity.user_name("bob") == "bob"
+
+
+def test_the_machine_s_name_of_somebody_is_made_to_fit(home, monkeypatch):
+    monkeypatch.setenv("TPNET_USER", "")
+    monkeypatch.setenv("SUDO_USER", "DOMAIN\\Dora.D")
+    assert identity.user_name() == "domain-dora-d"
+    monkeypatch.delenv("SUDO_USER")
+    monkeypatch.setenv("LOGNAME", "Erna_E")
+    assert identity.user_name() == "erna-e"
 
 
 @pytest.mark.parametrize(

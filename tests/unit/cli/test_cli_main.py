@@ -4,12 +4,14 @@ import subprocess
 import sys
 import time
 
+import cli_samples as samples
 import click
 import pytest
 
 from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError
 from tpnet_cli import main
-from tpnet_cli.main import cli, run
+from tpnet_cli.group import cli
+from tpnet_cli.main import run
 
 HEAVY = [
     "rich",
@@ -90,6 +92,20 @@ def test_errors_are_a_sentence_and_a_hint_on_stderr(error, code, agent, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"✗ {error.message}\n  Mend it.\n"
+
+
+def test_a_terminal_gets_lines_of_whole_words(agent, monkeypatch):
+    words = "word " * 40 + "/a/path/that-is-not/to-be-cut"
+    agent.answers["status"] = NotThere(words, words)
+    terminal = samples.Tty()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert run(["list"]) == 5
+    lines = terminal.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].startswith("✗ word")
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert " ".join(" ".join(lines).split()) == f"✗ {words} {words}"
 
 
 def test_no_agent_is_said_with_the_way_to_start_one(home, capsys):

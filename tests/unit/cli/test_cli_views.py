@@ -57,6 +57,13 @@ def test_wide_shows_every_column_whatever_the_terminal():
     check_snapshot(
         "status-wide", text_of(status_view(samples.STATUS, samples.NOW, 10_000, wide=True), 10_000)
     )
+    now, before = Sample(later(), samples.NOW + 1), Sample(samples.STATUS, samples.NOW)
+    check_snapshot("watch-wide", text_of(watch_view(now, before, "", 10_000, wide=True), 10_000))
+
+
+def test_wide_says_which_session_and_which_targets():
+    view = made_view(samples.BOB, RULES, samples.INFOS, wide=True)
+    check_snapshot("made-wide", text_of(view, 80))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120])

@@ -164,3 +164,24 @@ __all__ = [
     "post",
     "request",
 ]
+
+
+GET_APP = request(b"GET /app HTTP/1.1")
+GET_DEV = request(b"GET /dev HTTP/1.1")
+HELLO = b"5\r\nhello\r\n0\r\n\r\n"
+EOF_ANSWER = b"HTTP/1.1 200 OK\r\n\r\n"
+
+
+def by_path(head):
+    """The developer's are those of /dev."""
+    return TO_DEV if head.path.startswith(b"/dev") else None
+
+
+def always(_head):
+    """All are the developer's."""
+    return TO_DEV
+
+
+def to(side):
+    """Routing that sends everything to a side."""
+    return always if side == DEV else lambda _head: None

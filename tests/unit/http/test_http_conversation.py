@@ -9,6 +9,10 @@ from http_wire import (
     APP,
     CLOSE_CLIENT,
     DEV,
+    EOF_ANSWER,
+    GET_APP,
+    GET_DEV,
+    HELLO,
     NEXT,
     PIN,
     RESET,
@@ -17,41 +21,26 @@ from http_wire import (
     SEND_CLIENT,
     SHUT,
     SHUT_CLIENT,
-    TO_DEV,
     Conversation,
     Route,
     Wire,
     all_cuts,
+    always,
     answer,
+    by_path,
     byte_by_byte,
     chunked,
     post,
     request,
+    to,
 )
 
 from tpnet.http.exchange import KEEP
-
-GET_APP = request(b"GET /app HTTP/1.1")
-GET_DEV = request(b"GET /dev HTTP/1.1")
-HELLO = b"5\r\nhello\r\n0\r\n\r\n"
-EOF_ANSWER = b"HTTP/1.1 200 OK\r\n\r\n"
-
-
-def by_path(head):
-    return TO_DEV if head.path.startswith(b"/dev") else None
-
-
-def always(_head):
-    return TO_DEV
 
 
 @pytest.fixture(params=[APP, DEV], ids=["app", "dev"])
 def side(request):
     return request.param
-
-
-def to(side):
-    return always if side == DEV else lambda _head: None
 
 
 # Order.

@@ -7,6 +7,8 @@ from http_wire import (
     APP,
     CLOSE_CLIENT,
     DEV,
+    GET_APP,
+    GET_DEV,
     NEXT,
     PIN,
     RESET,
@@ -14,36 +16,21 @@ from http_wire import (
     SEND,
     SHUT,
     SHUT_CLIENT,
-    TO_DEV,
     Conversation,
     Wire,
+    always,
     answer,
+    by_path,
     chunked,
     post,
     request,
+    to,
 )
-
-GET_APP = request(b"GET /app HTTP/1.1")
-GET_DEV = request(b"GET /dev HTTP/1.1")
-HELLO = b"5\r\nhello\r\n0\r\n\r\n"
-EOF_ANSWER = b"HTTP/1.1 200 OK\r\n\r\n"
-
-
-def by_path(head):
-    return TO_DEV if head.path.startswith(b"/dev") else None
-
-
-def always(_head):
-    return TO_DEV
 
 
 @pytest.fixture(params=[APP, DEV], ids=["app", "dev"])
 def side(request):
     return request.param
-
-
-def to(side):
-    return always if side == DEV else lambda _head: None
 
 
 WEBSOCKET = request(b"GET /dev HTTP/1.1", b"Connection: keep-alive, Upgrade", b"Upgrade: websocket")

@@ -1,3 +1,4 @@
+import json
 import os
 import socket
 import subprocess
@@ -5,8 +6,8 @@ import sys
 
 import pytest
 
-from tpnet.model import TpnetError
-from tpnet.proxy import privileges
+from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule, TpnetError, codec
+from tpnet.proxy import channel, privileges
 from tpnet.proxy.context import MOST, Context, Stock
 from tpnet.proxy.counters import Book, TargetCount
 from tpnet.proxy.loop import IN, Deadlines, Loop
@@ -37,7 +38,7 @@ def asked():
 
 @pytest.fixture
 def stock(loop, asked):
-    stock = Stock(loop, 8, asked)
+    stock = Stock(loop, 8, MOST, asked)
     yield stock
     stock.close()
 
@@ -277,3 +278,28 @@ def test_an_error_of_the_drop_says_what_to_try(monkeypatch):
     with pytest.raises(TpnetError, match="cannot give up its privileges") as caught:
         privileges.drop(1)
     assert "root" in caught.value.hint
+
+
+def test_a_finished_intercept_is_forgotten():
+    book = Book()
+    for name in "ij":
+        book.intercepts[name].hit()
+    book.keep_only({"j"})
+    assert book.intercepts.keys() == {"j"}
+
+
+@pytest.mark.parametrize("path", [None, PathRule(PathKind.REGEX, "/a.*")])
+def test_an_intercept_comes_to_the_worker_as_it_was(path):
+    intercept = Intercept(
+        "i", "ann", "ann-laptop", "t", ("t", "u"), 80, (HeaderRule("a", "b"), HeaderRule("c", "d.*", True)), path,
+        "127.0.0.1:1", 20000, OnFailure.ERROR, 12.5, 7,
+    )  # fmt: skip
+    found = channel.intercept_of(json.loads(json.dumps(codec.encode(intercept))))
+    assert found == intercept
+    assert isinstance(found.on_failure, OnFailure)
+
+
+def test_the_worker_imports_nothing_heavy():
+    script = "import sys, tpnet.proxy.worker as w; w.warm_up(); print({'pydantic', 'asyncio', 'pyroute2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -7,12 +7,12 @@ one, so that setting the time of day ends none.
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from tpnet.model import Conflict, Intercept, InvalidInput, NotThere, Refused, Session
+from tpnet.model.names import check_name
 from tpnet.rules import check_rules, conflict_error, find_conflict
 from tpnet.tunnel import check_public_key
 
@@ -25,7 +25,6 @@ LEASE = 30.0
 TargetKey = tuple[str, int]
 """A target: the canonical name of its namespace, and its port."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")
 _MAX_TEXT = 1024
 
 
@@ -60,7 +59,7 @@ class Store:
 
     def check_session(self, session: Session) -> None:
         """Raise ``InvalidInput`` or ``Conflict`` when ``add_session`` would."""
-        _check_name("session", session.name)
+        check_name("session", session.name)
         _check_text("user", session.user)
         check_public_key(session.public_key)
         for other in self.sessions.values():
@@ -118,7 +117,7 @@ class Store:
 
     def check_intercept(self, intercept: Intercept) -> None:
         """Raise what ``add`` would, as far as that can be told before its targets are known."""
-        _check_name("intercept", intercept.name)
+        check_name("intercept", intercept.name)
         _check_text("user", intercept.user)
         _check_text("target", intercept.target)
         _check_text("handler", intercept.handler or "-")
@@ -202,14 +201,6 @@ class Store:
                 key = (name, entry.intercept.port)
                 wanted[key] = (*wanted.get(key, ()), entry.intercept) if entry.active else wanted.get(key, ())
         return wanted
-
-
-def _check_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
-        raise InvalidInput(
-            f"{name[:64]!r} is no name for {'an' if what == 'intercept' else 'a'} {what}.",
-            "Names have 1 to 128 letters, digits and . _ @ -, and begin with a letter or digit.",
-        )
 
 
 def _check_text(what: str, text: str) -> None:

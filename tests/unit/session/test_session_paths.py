@@ -1,0 +1,87 @@
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tpnet.model import Conflict, InvalidInput, Refused, TpnetError
+from tpnet.session.paths import Paths, locked
+
+ROUNDS = 40
+CONTENDER = """
+import os, sys
+from pathlib import Path
+from tpnet.session.paths import locked
+path, inside = Path(sys.argv[1]), sys.argv[2]
+for _ in range(int(sys.argv[3])):
+    with locked(path, 20, "too long"):
+        os.close(os.open(inside, os.O_CREAT | os.O_EXCL))
+        os.unlink(inside)
+"""
+
+
+def test_paths_are_only_names(tmp_path):
+    paths = Paths.of(tmp_path / "run", "bob")
+    assert paths.socket == tmp_path / "run" / "sessions" / "bob.sock"
+    assert not (tmp_path / "run").exists()
+    paths.make_folder()
+    paths.make_folder()
+    assert paths.lock.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("user", ["", "../eve", "a/b", "x" * 65, ".hidden", "a\n"])
+def test_odd_users_have_no_paths(user, tmp_path):
+    with pytest.raises(InvalidInput, match="cannot be used"):
+        Paths.of(tmp_path, user)
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TpnetError, match="cannot be made") as error:
+        Paths.of(tmp_path / "file", "bob").make_folder()
+    assert "TPNET_RUN_DIR" in error.value.hint
+
+    def refused(*args, **more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)
+    with pytest.raises(Refused, match="by this account"):
+        Paths.of(tmp_path, "bob").make_folder()
+
+
+def test_a_lock_leaves_no_file(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path, 1, "held"):
+        assert path.exists()
+        begun = time.monotonic()
+        with pytest.raises(Conflict, match="held"), locked(path, 0.1, "held"):
+            pass
+        assert 0.1 <= time.monotonic() - begun < 2
+        assert path.exists()
+    assert not path.exists()
+
+
+def test_the_lock_of_a_removed_file_is_none(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path, 1, "held"):
+        path.unlink()
+        with locked(path, 1, "held"):  # somebody tidied up by hand: the name is free, and taken anew
+            assert path.exists()
+
+
+def test_a_file_that_a_killed_holder_left_is_taken_over(tmp_path):
+    path = tmp_path / "lock"
+    path.touch()
+    with locked(path, 0, "held"):
+        pass
+    assert not path.exists()
+
+
+def test_of_many_at_once_one_holds_it(tmp_path):
+    path = tmp_path / "lock"
+    argv = [sys.executable, "-c", CONTENDER, str(path), str(tmp_path / "inside"), str(ROUNDS)]
+    contenders = [subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) for _ in range(5)]
+    for contender in contenders:
+        assert contender.communicate(timeout=50)[1] == ""
+        assert contender.returncode == 0
+    assert list(tmp_path.iterdir()) == []
