@@ -1,4 +1,4 @@
-"""Carries out what people and sessions ask over the control socket.
+"""Carries out what people and sessions ask over the control socket, without a cluster.
 
 ``tpnet.control.local.server`` calls it in the supervisor's event loop. It must never leave half of an
 intercept behind: one that could not be made on every target is withdrawn from all.
@@ -7,89 +7,41 @@ intercept behind: one that could not be made on every target is withdrawn from a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
-import os
-import socket
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import tpnet
-from tpnet.agent.namespace import addresses_of
-from tpnet.agent.status import intercept_status, memory_kib, target_status
-from tpnet.datapath.listening import listening, reachable
-from tpnet.datapath.target import resolve_targets
-from tpnet.http.head import RequestHead, read_request
-from tpnet.model import AgentStatus, Explanation, InvalidInput, NotThere, Status, TargetInfo
-from tpnet.rules import RuleSet
+from tpnet.agent.answers import Answers, what_listens, with_targets
+from tpnet.datapath.listening import listening
+from tpnet.model import NotThere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
-    from tpnet.agent.sessions import Sessions
-    from tpnet.agent.status import Ledger
-    from tpnet.agent.targets import Targets
-    from tpnet.agent.workers import Workers
+    from tpnet.agent.answers import NetNsKey, Parts
     from tpnet.control.local.store import Store
     from tpnet.datapath.target import Target
     from tpnet.model import Intercept, InterceptStatus, Session, SessionGrant
 
 _log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-NetNsKey = tuple[int, int]
 
+class Calls(Answers):
+    """``tpnet.control.local.server.Backend``; see ``tpnet.control.Control`` for what each call does.
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the supervisor is made of, as far as calls need it.
-
-    ``redirect``: the kind in use, and why that one.
+    ``store`` is the book of ``parts``.
     """
 
-    store: Store
-    targets: Targets
-    workers: Workers
-    sessions: Sessions
-    ledger: Ledger
-    redirect: tuple[str, str]
-    started: float
-
-
-class Calls:
-    """``tpnet.control.local.server.Backend``; see ``tpnet.control.Control`` for what each call does."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, store: Store) -> None:
+        super().__init__(parts)
+        self._store = store
         self._registering = asyncio.Lock()
         self._creating = asyncio.Lock()  # so that no two take one namespace under two names
 
-    async def info(self) -> AgentStatus:
-        """See ``Control``."""
-        parts = self._parts
-        return AgentStatus(
-            version=tpnet.__version__,
-            pid=os.getpid(),
-            kernel=os.uname().release,
-            node=socket.gethostname(),
-            redirect=parts.redirect[0],
-            redirect_reason=parts.redirect[1],
-            wireguard=parts.sessions.wireguard,
-            worker_pids=parts.workers.pids,
-            worker_restarts=parts.workers.restarts,
-            memory_kib=memory_kib((os.getpid(), *parts.workers.pids)),
-            started=parts.started,
-        )
-
-    async def resolve(self, target: str) -> list[TargetInfo]:
-        """See ``Control``."""
-        found = await asyncio.to_thread(_with_targets, target, _describe)
-        return [replace(info, name=self._known_name(info.name, key)) for info, key in found]
-
     async def register_session(self, session: Session) -> SessionGrant:
         """See ``Control``."""
-        store, sessions = self._parts.store, self._parts.sessions
+        store, sessions = self._store, self._parts.sessions
         async with self._registering:
             store.check_session(session)
             await self._end(session.name)
@@ -104,7 +56,7 @@ class Calls:
 
     async def renew_session(self, name: str, handlers: Mapping[str, bool]) -> float:
         """See ``Control``."""
-        lease = self._parts.store.renew(name, handlers)
+        lease = self._store.renew(name, handlers)
         self._parts.sessions.tell(name)
         return lease
 
@@ -115,12 +67,12 @@ class Calls:
 
     async def expire_sessions(self) -> None:
         """End the sessions whose lease is over."""
-        for name in self._parts.store.overdue():
+        for name in self._store.overdue():
             _log.warning("the lease of session %s is over", name)
             await self.end_session(name)
 
     async def _end(self, name: str) -> None:
-        store = self._parts.store
+        store = self._store
         entry = store.sessions.get(name)
         if entry is None:
             return
@@ -131,16 +83,16 @@ class Calls:
 
     async def create_intercept(self, intercept: Intercept) -> InterceptStatus:
         """See ``Control``."""
-        self._parts.store.check_intercept(intercept)
+        self._store.check_intercept(intercept)
         async with self._creating:
             return await self._create(intercept)
 
     async def _create(self, intercept: Intercept) -> InterceptStatus:
         parts = self._parts
-        store = parts.store
+        store = self._store
         look = functools.partial(_look_for, intercept.port)
-        found = await asyncio.to_thread(_with_targets, intercept.target, look)
-        names = tuple(self._known_name(name, key) for name, key in found)
+        found = await asyncio.to_thread(with_targets, intercept.target, look)
+        names = tuple(self.known_name(name, key) for name, key in found)
         await parts.workers.wait_ready()
         intercept = store.add(replace(intercept, targets=names))
         try:
@@ -154,13 +106,13 @@ class Calls:
             await self.reconcile()
             raise
         _log.info("%s's intercept %s stands on port %d of %s", *_words(intercept))
-        return self._status_of(intercept)
+        return self.status_of(intercept)
 
     async def delete_intercept(self, name: str, user: str, force: bool) -> dict[str, int]:
         """See ``Control``."""
         parts = self._parts
-        intercept = parts.store.remove(name, user, force=force)
-        wanted = parts.store.desired()
+        intercept = self._store.remove(name, user, force=force)
+        wanted = self._store.desired()
         draining = 0
         for target in intercept.targets:
             key = (target, intercept.port)
@@ -172,137 +124,14 @@ class Calls:
         parts.sessions.tell(intercept.session)
         return {"draining": draining}
 
-    async def status(self) -> Status:
-        """See ``Control``."""
-        parts = self._parts
-        agent = await self.info()
-        sessions = await parts.sessions.statuses()
-        return Status(
-            agent=agent,
-            targets=tuple(target_status(door, parts.ledger) for door in parts.targets.doors()),
-            intercepts=tuple(self._status_of(entry.intercept) for entry in parts.store.intercepts.values()),
-            sessions=sessions,
-        )
-
-    async def explain(
-        self, target: str, port: int | None, method: str, path: str, headers: Sequence[tuple[str, str]]
-    ) -> Explanation:
-        """See ``Control``."""
-        head = request_head(method, path, headers)
-        infos = await self.resolve(target)
-        names = {info.name for info in infos}
-        intercepts = [
-            entry.intercept
-            for entry in self._parts.store.intercepts.values()
-            if entry.active and names & set(entry.intercept.targets)
-        ]
-        number = port or one_port(target, {one.port for one in intercepts}, infos)
-        ports = {port for info in infos for port in (*info.listening, *info.loopback)}
-        if number not in ports | {one.port for one in intercepts}:
-            raise NotThere(f"Nothing listens on port {number} of {target}.", _what_listens(ports))
-        here = RuleSet([one for one in intercepts if one.port == number])
-        steps = tuple(here.explain(head))
-        if head.reason:
-            steps = tuple(replace(step, chosen=False, note="not asked") for step in steps)
-            return Explanation(steps, reason=head.reason)
-        chosen = here.decide(head)
-        if chosen is None:
-            return Explanation(steps, reason="" if steps else f"no intercept stands on port {number}")
-        if reason := self._why_not(chosen):
-            way = "to the app" if chosen.on_failure == "app" else "answered with 502"
-            return Explanation(steps, chosen.session, chosen.handler, f"{reason}: for now {way}")
-        return Explanation(steps, chosen.session, chosen.handler)
-
-    async def reconcile(self) -> None:
-        """Make the targets what the store says."""
-        await self._parts.targets.reconcile(self._parts.store.desired)
-        self._parts.ledger.keep_only(
-            (door.number for door in self._parts.targets.doors()),
-            (entry.intercept for entry in self._parts.store.intercepts.values()),
-        )
-
-    def _why_not(self, intercept: Intercept) -> str:
-        if not self._parts.sessions.up(intercept.session):
-            return f"session {intercept.session} does not answer"
-        if not self._parts.store.handler_up(intercept):
-            return f"nothing listens on {intercept.handler}"
-        return ""
-
-    def _status_of(self, intercept: Intercept) -> InterceptStatus:
-        parts = self._parts
-        return intercept_status(intercept, parts.store, parts.targets, parts.sessions, parts.ledger)
-
-    def _known_name(self, name: str, key: NetNsKey) -> str:
-        """The name that a namespace goes by here: the one under which it is redirected already, if it is."""
-        return self._parts.targets.name_of(key) or name
-
 
 def _words(intercept: Intercept) -> tuple[str, str, int, str]:
     return intercept.user, intercept.name, intercept.port, ", ".join(intercept.targets)
-
-
-def _what_listens(ports: set[int]) -> str:
-    if not ports:
-        return "Nothing listens there at all; start the app first."
-    return f"Listening there: {', '.join(str(port) for port in sorted(ports)[:10])}."
-
-
-def _with_targets(text: str, func: Callable[[Target], T]) -> list[T]:
-    """What ``func`` makes of each target that ``text`` stands for; they are closed again. Blocks."""
-    with contextlib.ExitStack() as stack:
-        targets = resolve_targets(text)
-        for target in targets:
-            stack.callback(target.close)
-        return [func(target) for target in targets]
-
-
-def _describe(target: Target) -> tuple[TargetInfo, NetNsKey]:
-    others: dict[bool, list[int]] = {True: [], False: []}
-    for port, addresses in sorted(listening(target.netns).items()):
-        others[reachable(addresses)].append(port)
-    info = TargetInfo(target.name, tuple(others[True]), addresses_of(target.netns), tuple(others[False]))
-    return info, target.netns.key
 
 
 def _look_for(port: int, target: Target) -> tuple[str, NetNsKey]:
     """The target's name, if something listens on the port, be it for the namespace itself only."""
     there = set(listening(target.netns))
     if port not in there:
-        raise NotThere(f"Nothing listens on port {port} of {target.name}.", _what_listens(there))
+        raise NotThere(f"Nothing listens on port {port} of {target.name}.", what_listens(there))
     return target.name, target.netns.key
-
-
-def one_port(target: str, intercepted: set[int], infos: Sequence[TargetInfo]) -> int:
-    """The port that is meant when none is named: the one intercepted, or the only one that listens.
-
-    Raises ``NotThere`` when nothing listens, ``InvalidInput`` when it is not plain.
-    """
-    ports = intercepted or {port for info in infos for port in info.listening}
-    if len(ports) == 1:
-        return ports.pop()
-    if not ports:
-        local = {port for info in infos for port in info.loopback}
-        raise NotThere(
-            f"Nothing that others can reach listens in {target}."
-            if local
-            else f"Nothing listens in {target}.",
-            f"{_what_listens(local)} Name it with --port." if local else "Start the app first.",
-        )
-    some = ", ".join(str(port) for port in sorted(ports)[:10])
-    what = "intercepted" if intercepted else "listening"
-    raise InvalidInput(f"Which port of {target} is meant? These are {what}: {some}.", "Name it with --port.")
-
-
-def request_head(method: str, path: str, headers: Sequence[tuple[str, str]]) -> RequestHead:
-    """The head of a request that nobody sent. Raises ``InvalidInput`` when it could not be one."""
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
-    if any("\r" in line or "\n" in line for line in lines):
-        raise InvalidInput("A request's method, path and headers have no line breaks.")
-    try:
-        read = read_request("\r\n".join([*lines, "", ""]).encode())
-    except UnicodeEncodeError as error:
-        raise InvalidInput("A request's method, path and headers are UTF-8.") from error
-    if not isinstance(read, RequestHead):
-        reason = getattr(read, "reason", "its first line is not one of HTTP/1")
-        raise InvalidInput(f"No HTTP/1 request is like that: {reason}.", "Check method, path and headers.")
-    return read

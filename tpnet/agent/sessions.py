@@ -19,10 +19,11 @@ from tpnet.proxy.channel import DropSession, SetSession
 from tpnet.tunnel import HEARTBEAT_PORT, HeartbeatReceiver, KeyPair, TunnelEnd, address_of, prefix_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from ipaddress import IPv6Address
 
+    from tpnet.agent.book import Book
     from tpnet.agent.workers import Workers
-    from tpnet.control.local.store import Store
     from tpnet.datapath.netns import NetNs
     from tpnet.model import Session
     from tpnet.tunnel import PeerStats
@@ -34,10 +35,16 @@ RETRY_SECONDS = 5.0
 
 
 class Sessions:
-    """Tunnel, peers and liveness. ``wireguard`` is the kind of device in use."""
+    """Tunnel, peers and liveness. ``wireguard`` is the kind of device in use.
 
-    def __init__(self, store: Store, workers: Workers, port: int) -> None:
-        self._store = store
+    ``on_change()`` is called when a session goes up or down, and when the tunnel was made anew.
+    """
+
+    def __init__(
+        self, book: Book, workers: Workers, port: int, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self._book = book
+        self._on_change = on_change
         self._workers = workers
         self._port = port
         self._keys = KeyPair()
@@ -75,24 +82,34 @@ class Sessions:
         _log.info("tunnel at %s, UDP port %d, by %s: %s", end.address, end.port, end.device.kind, end.reason)
 
     async def add(self, session: Session) -> SessionGrant:
+        """Let a session's key in, and say what it needs to know of this end. Raises ``TpnetError``."""
+        await self.admit(session)
+        end, _ = self._parts()
+        return SessionGrant(
+            session=session.name,
+            address=str(address_of(session.public_key, prefix_of())),
+            agent_public_key=self._keys.public,
+            agent_address=str(end.address),
+            heartbeat_port=HEARTBEAT_PORT,
+            endpoints=await asyncio.to_thread(endpoints_at, end.port),
+            lease=self._book.lease_left(session.name),
+            mtu=end.mtu,
+        )
+
+    async def admit(self, session: Session) -> None:
         """Let a session's key in. Raises ``TpnetError``."""
         async with self._lock:
             end, heartbeat = self._parts()
             address = await asyncio.to_thread(end.add_peer, session.public_key)
             heartbeat.expect(address)
             self._names[address] = session.name
-            endpoints = await asyncio.to_thread(endpoints_at, end.port)
         self.tell(session.name)
-        return SessionGrant(
-            session=session.name,
-            address=str(address),
-            agent_public_key=self._keys.public,
-            agent_address=str(end.address),
-            heartbeat_port=HEARTBEAT_PORT,
-            endpoints=endpoints,
-            lease=self._store.lease_left(session.name),
-            mtu=end.mtu,
-        )
+
+    def identity(self) -> tuple[str, str, int, int] | None:
+        """Public key, tunnel address, UDP port and MTU of this end; ``None`` while it is made anew."""
+        if self._end is None:
+            return None
+        return self._keys.public, str(self._end.address), self._end.port, self._end.mtu
 
     async def drop(self, session: Session) -> None:
         """Shut a session's key out, and have the worker forget it. One that is not in is fine."""
@@ -111,20 +128,20 @@ class Sessions:
 
     def up(self, name: str) -> bool:
         """Whether a session's heartbeat is heard."""
-        entry = self._store.sessions.get(name)
+        entry = self._book.sessions.get(name)
         if entry is None or self._heartbeat is None:
             return False
         return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of())).up
 
     def tell(self, name: str) -> None:
         """Tell the worker how a session is, if that has changed."""
-        entry = self._store.sessions.get(name)
+        entry = self._book.sessions.get(name)
         if entry is None:
             return
         ports = {
             intercept.tunnel_port
-            for intercept in self._store.of_session(name)
-            if self._store.handler_up(intercept)
+            for intercept in self._book.of_session(name)
+            if self._book.handler_up(intercept)
         }
         address = address_of(entry.session.public_key, prefix_of())
         message = SetSession(name, str(address), self.up(name), sorted(ports))
@@ -135,7 +152,7 @@ class Sessions:
     def worker_ready(self) -> None:
         """Tell a new worker everything."""
         self._told.clear()
-        for name in self._store.sessions:
+        for name in self._book.sessions:
             self.tell(name)
 
     async def mend(self) -> None:
@@ -150,12 +167,13 @@ class Sessions:
             if self._end is not None:
                 _log.error("the tunnel's device has died; making it anew")
             self._let_go()
-            for name in self._store.sessions:
+            for name in self._book.sessions:
                 self.tell(name)
             await self.start()
             end, heartbeat = self._parts()
-            for entry in list(self._store.sessions.values()):
+            for entry in list(self._book.sessions.values()):
                 heartbeat.expect(await asyncio.to_thread(end.add_peer, entry.session.public_key))
+        self._on_change()
 
     async def statuses(self) -> tuple[SessionStatus, ...]:
         """Every session as it is now."""
@@ -163,14 +181,14 @@ class Sessions:
         if self._end is not None:
             with contextlib.suppress(TpnetError):
                 peers = await asyncio.to_thread(self._end.peers)
-        return tuple(self._status(name, peers) for name in list(self._store.sessions))
+        return tuple(self._status(name, peers) for name in list(self._book.sessions))
 
     def close(self) -> None:
         """Take the tunnel down."""
         self._let_go()
 
     def _status(self, name: str, peers: dict[str, PeerStats]) -> SessionStatus:
-        session = self._store.sessions[name].session
+        session = self._book.sessions[name].session
         address = address_of(session.public_key, prefix_of())
         up, seen, rtt_ms = False, 0.0, 0.0
         if self._heartbeat is not None:
@@ -185,7 +203,7 @@ class Sessions:
             address=str(address),
             up=up,
             endpoint=endpoint_text(*peer.endpoint) if peer is not None and peer.endpoint else "",
-            lease_left=round(self._store.lease_left(name), 1),
+            lease_left=round(self._book.lease_left(name), 1),
             last_seen=seen,
             rtt_ms=rtt_ms,
             since=session.created,
@@ -210,6 +228,7 @@ class Sessions:
         if name is not None:
             _log.info("session %s is %s", name, "up" if up else "down; its requests go to the app")
             self.tell(name)
+            self._on_change()
 
 
 def endpoints_at(port: int) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""What is true now, for ``status``, ``list`` and ``watch``: put together from store, targets and counters.
+"""What is true now, for ``status``, ``list`` and ``watch``: put together from book, targets and counters.
 
-``tpnet.agent.calls`` asks. It reads and never changes anything; of requests it knows counts and names alone.
+``tpnet.agent.answers`` asks. It reads and never changes anything; of requests it knows counts and names alone.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from tpnet.model import InterceptStatus, TargetStatus
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from tpnet.agent.book import Book
     from tpnet.agent.namespace import Door
     from tpnet.agent.sessions import Sessions
     from tpnet.agent.targets import Targets
-    from tpnet.control.local.store import Store
     from tpnet.model import Intercept
     from tpnet.proxy.channel import Counters
 
@@ -106,7 +106,7 @@ def target_status(door: Door, ledger: Ledger) -> TargetStatus:
 
 
 def intercept_status(
-    intercept: Intercept, store: Store, targets: Targets, sessions: Sessions, ledger: Ledger
+    intercept: Intercept, book: Book, targets: Targets, sessions: Sessions, ledger: Ledger
 ) -> InterceptStatus:
     """One intercept: where it stands, and whatever keeps it from working, in sentences."""
     ready = 0
@@ -126,7 +126,7 @@ def intercept_status(
         intercept=intercept,
         ready=ready,
         total=len(intercept.targets),
-        handler_up=store.handler_up(intercept),
+        handler_up=book.handler_up(intercept),
         session_up=sessions.up(intercept.session),
         hits=count.get("hits", 0),
         last_hit=count.get("last_hit", 0.0),

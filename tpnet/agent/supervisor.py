@@ -1,6 +1,6 @@
 """The supervisor's process: starts everything, looks after it, and puts everything back at the end.
 
-``tpnet agent run --local`` calls ``run_agent``; ``python -m tpnet.agent.supervisor`` does the same. It must
+``tpnet agent run`` calls ``run_agent``; ``python -m tpnet.agent.supervisor`` does so without a cluster. It must
 never parse a byte of a client, and never end in an orderly way with anything of its own left behind.
 """
 
@@ -19,8 +19,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpnet.agent.calls import Calls, Parts
+from tpnet.agent.answers import Parts
 from tpnet.agent.feed import Feed
+from tpnet.agent.orders import LocalOrders
 from tpnet.agent.sessions import Sessions
 from tpnet.agent.state import StateFile
 from tpnet.agent.status import Ledger
@@ -28,7 +29,6 @@ from tpnet.agent.targets import Targets
 from tpnet.agent.workers import Workers
 from tpnet.control.local.protocol import default_run_dir
 from tpnet.control.local.server import ControlServer
-from tpnet.control.local.store import Store
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import all_namespaces
 from tpnet.datapath.program import compile_program
@@ -41,6 +41,7 @@ from tpnet.tunnel import AGENT_UDP_PORT
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tpnet.agent.orders import Orders
     from tpnet.datapath.program import Program
     from tpnet.proxy.channel import Message
 
@@ -58,19 +59,23 @@ MIRROR_EVERY = 0.2
 LOOK_EVERY = 1.0
 """Seconds between two looks at everything else: leases, vanished targets, the tunnel's device."""
 END_SECONDS = 3.0
-"""Seconds that open connections have when the agent is told to end."""
+"""Seconds that open connections have when the agent is told to end, unless it was told otherwise."""
 
 
 class Agent:
     """One agent's life: ``start``, then ``run`` until ``stop``, then ``close``."""
 
-    def __init__(self, run_dir: Path, *, udp_port: int, worker_uid: int) -> None:
+    def __init__(
+        self, run_dir: Path, orders: Orders, *, udp_port: int, worker_uid: int, end_seconds: float
+    ) -> None:
         self._run_dir = run_dir
+        self._orders = orders
+        self._end_seconds = end_seconds
         self._udp_port = udp_port
         self._worker_uid = worker_uid
         self._undo = contextlib.AsyncExitStack()
         self._stopping = asyncio.Event()
-        self.calls: Calls | None = None
+        self.started = False
 
     async def start(self) -> AgentStatus:
         """Everything up to the control socket. Raises ``TpnetError``; ``close`` is needed all the same."""
@@ -88,11 +93,11 @@ class Agent:
         state = StateFile(self._run_dir)
         await asyncio.to_thread(sweep, state)
 
-        store = Store()
+        orders = self._orders
         self._workers = workers = Workers(
             self._worker_uid, self._worker_ready, self._worker_lost, self._worker_says
         )
-        self._sessions = sessions = Sessions(store, workers, self._udp_port)
+        self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
         compiling = asyncio.create_task(asyncio.to_thread(compile_and_probe))
         try:
             await sessions.start()
@@ -108,16 +113,19 @@ class Agent:
         undo.push_async_callback(workers.close)
         workers.start()
         await workers.wait_ready()
-        undo.push_async_callback(targets.close, END_SECONDS)
+        undo.push_async_callback(orders.end)
+        undo.push_async_callback(targets.close, self._end_seconds)
+        undo.push_async_callback(orders.stop)
 
         redirect = ("ebpf", "It passed its self-test on this kernel.")
-        parts = Parts(store, targets, workers, sessions, self._ledger, redirect, started)
-        self.calls = calls = Calls(parts)
-        server = ControlServer(self._run_dir, calls)
+        parts = Parts(orders.book, targets, workers, sessions, self._ledger, redirect, started)
+        answers = await orders.begin(parts)
+        server = ControlServer(self._run_dir, answers)
         undo.push_async_callback(server.close)
         await server.start()
-        _log.info("taking orders at %s", server.path)
-        return await calls.info()
+        _log.info("answering at %s", server.path)
+        self.started = True
+        return await answers.info()
 
     def stop(self) -> None:
         """End soon."""
@@ -125,11 +133,9 @@ class Agent:
 
     async def run(self) -> None:
         """Look after everything until ``stop``."""
-        calls = self.calls
-        assert calls is not None, "started"
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(MIRROR_EVERY, self._mirror))
-            group.create_task(self._every(LOOK_EVERY, lambda: self._look(calls)))
+            group.create_task(self._every(LOOK_EVERY, self._look))
 
     async def _every(self, seconds: float, func: Callable[[], Awaitable[None]]) -> None:
         while not self._stopping.is_set():
@@ -139,16 +145,16 @@ class Agent:
 
     async def _mirror(self) -> None:
         self._targets.mirror()
+        self._orders.glance()
 
     async def close(self) -> None:
         """Give every target back, let connections end for seconds, undo every change, end every process."""
         await self._undo.aclose()
 
-    async def _look(self, calls: Calls) -> None:
+    async def _look(self) -> None:
         try:
             self._targets.look_for_the_vanished()
-            await calls.expire_sessions()
-            await calls.reconcile()
+            await self._orders.look()
             await self._sessions.mend()
         except TpnetError as error:
             _log.warning("%s", error.message)
@@ -222,25 +228,32 @@ def raise_file_limit() -> None:
 def run_agent(
     run_dir: Path | None = None,
     *,
+    orders: Orders | None = None,
     udp_port: int = AGENT_UDP_PORT,
     worker_uid: int = WORKER_UID,
+    end_seconds: float = END_SECONDS,
     on_ready: Callable[[AgentStatus], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT; a second signal ends it at once. In the main thread.
 
-    ``run_dir``: default ``default_run_dir()``. ``udp_port``: WireGuard's, 0 for any free one. ``on_ready`` is
-    called once orders are taken. Raises ``TpnetError`` when it cannot start: ``Refused`` without root or BPF,
+    ``run_dir``: default ``default_run_dir()``. ``orders``: where intercepts come from; default: the control socket.
+    ``udp_port``: WireGuard's, 0 for any free one. ``end_seconds``: what open connections have in the end. ``on_ready``
+    is called once orders are taken. Raises ``TpnetError`` when it cannot start: ``Refused`` without root or BPF,
     ``Conflict`` beside another agent.
     """
     if os.geteuid() != 0:
         raise Refused("The agent must run as root: it enters network namespaces.", "Use sudo.")
-    asyncio.run(_live(run_dir or default_run_dir(), udp_port, worker_uid, on_ready))
+    agent = Agent(
+        run_dir or default_run_dir(),
+        orders or LocalOrders(),
+        udp_port=udp_port,
+        worker_uid=worker_uid,
+        end_seconds=end_seconds,
+    )
+    asyncio.run(_live(agent, on_ready))
 
 
-async def _live(
-    run_dir: Path, udp_port: int, worker_uid: int, on_ready: Callable[[AgentStatus], None] | None
-) -> None:
-    agent = Agent(run_dir, udp_port=udp_port, worker_uid=worker_uid)
+async def _live(agent: Agent, on_ready: Callable[[AgentStatus], None] | None) -> None:
     life = asyncio.create_task(_start_and_run(agent, on_ready))
     loop = asyncio.get_running_loop()
 
@@ -248,10 +261,10 @@ async def _live(
         _log.info("ending")
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, os._exit, 1)
-        if agent.calls is None:
-            life.cancel()
-        else:
+        if agent.started:
             agent.stop()
+        else:
+            life.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, end)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpnet.agent.calls import Calls, one_port, request_head
+from tpnet.agent.answers import Answers, one_port, request_head
 from tpnet.agent.sessions import endpoint_text
 from tpnet.agent.workers import LONGEST_PAUSE, pause_before
 from tpnet.model import InvalidInput, NotThere, TargetInfo
@@ -30,7 +30,7 @@ def test_the_port_that_is_meant_is_the_intercepted_one_or_the_only_one():
 
 
 def test_explain_of_a_port_that_nothing_listens_on():
-    calls = Calls(SimpleNamespace(store=SimpleNamespace(intercepts={})))
+    calls = Answers(SimpleNamespace(book=SimpleNamespace(intercepts={})))
 
     async def resolve(target):
         return [TargetInfo(target, (80,), loopback=(81,))]
