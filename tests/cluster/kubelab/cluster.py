@@ -133,10 +133,17 @@ class Cluster(Api):
             list(pool.map(lambda node: [import_image(node, archive) for archive in archives], self.nodes))
 
     def build_agent_image(
-        self, context: Path, containerfile: Path, name="localhost/tpnet-agent:test"
+        self,
+        context: Path,
+        containerfile: Path,
+        name="localhost/tpnet-agent:test",
+        inputs: Sequence[Path] = (),
     ) -> Path:
-        """Build an image file on the lab's own Debian, once for the same inputs; returns an archive for :meth:`load_image`."""
-        return self.images.build(context, containerfile, name)
+        """Build an image file on the lab's own Debian, once for the same inputs; returns an archive for :meth:`load_image`.
+
+        ``inputs`` are the files and folders that the image takes from ``context``; without it, all that is there.
+        """
+        return self.images.build(context, containerfile, name, inputs)
 
     def service(self, machine: Machine, name: str) -> Service:
         """One of the cluster's own processes: ``etcd``, ``apiserver`` … on control, ``containerd``, ``kubelet``, ``proxy`` on a node."""
