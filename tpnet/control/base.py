@@ -40,21 +40,6 @@ class Control(Protocol):
         ``Refused`` for the host's own namespace.
         """
 
-    def register_session(self, session: Session) -> SessionGrant:
-        """Begin a session. One of the same name and user is replaced, and its intercepts are dropped.
-
-        Raises ``Conflict`` when another user has a session of that name, ``InvalidInput`` for a malformed key
-        or name.
-        """
-
-    def renew_session(self, name: str, handlers: Mapping[str, bool]) -> float:
-        """Renew the lease; returns its length in seconds.
-
-        ``handlers`` says of each intercept of the session, by name, whether its handler listens. Names that
-        are not intercepts of this session are passed over. Raises ``NotThere`` when the session is gone:
-        register anew.
-        """
-
     def end_session(self, name: str) -> None:
         """End a session and its intercepts. Ending one that is gone is no error."""
 
@@ -74,6 +59,9 @@ class Control(Protocol):
         ``force``.
         """
 
+    def standing(self, session: str) -> set[str]:
+        """The names of the intercepts of a session that there are."""
+
     def status(self) -> Status:
         """Everything that is true now."""
 
@@ -84,4 +72,23 @@ class Control(Protocol):
 
         ``port`` may be ``None`` when one port of the target is intercepted, or when it listens on only one.
         Raises as ``resolve`` does, and ``InvalidInput`` when the port is not plain.
+        """
+
+
+class NodeControl(Control, Protocol):
+    """What one node's agent, spoken to directly, offers besides."""
+
+    def register_session(self, session: Session) -> SessionGrant:
+        """Begin a session. One of the same name and user is replaced, and its intercepts are dropped.
+
+        Raises ``Conflict`` when another user has a session of that name, ``InvalidInput`` for a malformed key
+        or name.
+        """
+
+    def renew_session(self, name: str, handlers: Mapping[str, bool]) -> float:
+        """Renew the lease; returns its length in seconds.
+
+        ``handlers`` says of each intercept of the session, by name, whether its handler listens. Names that
+        are not intercepts of this session are passed over. Raises ``NotThere`` when the session is gone:
+        register anew.
         """

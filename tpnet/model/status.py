@@ -96,13 +96,15 @@ class Status:
 class TargetInfo:
     """One target that a user's text stood for, and the TCP ports that listen in it.
 
-    ``listening`` can be reached by others; ``loopback`` only by the target itself.
+    ``listening`` can be reached by others; ``loopback`` only by the target itself. ``port_names``, where ports have
+    any, are those of ``listening``, in its order.
     """
 
     name: str
     listening: tuple[int, ...] = ()
     addresses: tuple[str, ...] = ()
     loopback: tuple[int, ...] = ()
+    port_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

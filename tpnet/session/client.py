@@ -21,6 +21,7 @@ from tpnet.session.paths import Paths, locked
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tpnet.control.kubernetes.options import ClusterOptions
     from tpnet.model import Intercept
 
 _CALL_SECONDS = 15.0
@@ -32,15 +33,16 @@ _START_SECONDS = 30.0
 class SessionClient:
     """One user's daemon. Calls block; they raise what it answers, and ``NotThere`` when there is none."""
 
-    def __init__(self, run_dir: Path, user: str) -> None:
-        self.paths = Paths.of(run_dir, user)
+    def __init__(self, run_dir: Path, user: str, cluster: ClusterOptions | None = None) -> None:
+        self.paths = Paths.of(run_dir, user, cluster)
         self.user = user
 
     def info(self) -> dict[str, Any]:
         """What the daemon knows of itself.
 
         ``session``, ``user``, ``pid``, ``started`` (Unix seconds), ``address``, ``agent_address``,
-        ``endpoint``, ``up``, ``rtt_ms``, ``wireguard`` (a sentence), ``log`` (a path) and ``intercepts``: a
+        ``endpoint``, ``up``, ``rtt_ms``, ``wireguard`` (a sentence), ``log`` (a path), ``agents`` (a list of ``node``,
+        ``address``, ``endpoint``, ``up``, ``rtt_ms``) and ``intercepts``: a
         list of ``name``, ``handler``, ``handler_up``, ``tunnel_port``, ``open``, ``total``, ``refused``
         (connections) and ``problem`` (empty: none).
         """
@@ -96,21 +98,23 @@ class SessionClient:
         return decode_answer(answer)
 
 
-def ensure_session(run_dir: Path, user: str, *, name: str | None = None) -> SessionClient:
-    """The user's session daemon, started if it does not run.
+def ensure_session(
+    run_dir: Path, user: str, *, name: str | None = None, cluster: ClusterOptions | None = None
+) -> SessionClient:
+    """The user's session daemon, for this machine's agent or for a cluster, started if it does not run.
 
     ``name`` is the session's, by default user@host. The daemon belongs to no terminal, and stays until its
     last intercept is removed. Blocks until it is ready (half a second), and raises what keeps it from it:
     ``NotThere`` without an agent, ``DeviceError`` without a tunnel, and ``Conflict`` when it runs under
     another session name.
     """
-    client = SessionClient(run_dir, user)
+    client = SessionClient(run_dir, user, cluster)
     client.paths.make_folder()
     with locked(client.paths.start, _START_SECONDS, f"Somebody else is starting the session of {user}."):
         try:
             running = client.info()["session"]
         except NotThere:
-            _start(client.paths, run_dir, user, name)
+            _start(client.paths, run_dir, user, name, cluster)
         else:
             if name is not None and running != name:
                 raise Conflict(
@@ -120,7 +124,7 @@ def ensure_session(run_dir: Path, user: str, *, name: str | None = None) -> Sess
     return client
 
 
-def _start(paths: Paths, run_dir: Path, user: str, name: str | None) -> None:
+def _start(paths: Paths, run_dir: Path, user: str, name: str | None, cluster: ClusterOptions | None) -> None:
     ready, tell = os.pipe2(os.O_CLOEXEC)
     try:
         command = [
@@ -128,6 +132,7 @@ def _start(paths: Paths, run_dir: Path, user: str, name: str | None) -> None:
             *("setsid", "--fork", sys.executable, "-m", "tpnet.session.daemon"),
             *("--run-dir", str(run_dir), "--user", user, "--ready-fd", str(tell)),
             *(("--name", name) if name is not None else ()),
+            *(("--cluster", cluster.to_json()) if cluster is not None else ()),
         ]
         with paths.log.open("ab", buffering=0) as log:
             os.fchmod(log.fileno(), 0o600)

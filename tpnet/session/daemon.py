@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
+import functools
 import logging
 import os
 import resource
@@ -20,14 +20,22 @@ import stat
 import struct
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tpnet.control.kubernetes.options import ClusterOptions
 from tpnet.control.local.client import LocalControl
 from tpnet.control.local.protocol import decode_call, encode_error, encode_ok
 from tpnet.model import Intercept, InvalidInput, TpnetError
 from tpnet.model.codec import decode, encode
 from tpnet.session.paths import Paths, locked
+from tpnet.session.presence import Presence
 from tpnet.session.wishes import Wishes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpnet.control.base import Control
+    from tpnet.session.wishes import AnyPresence
 
 _MAX_CALL = 1 << 20
 _LOG_BYTES = 1 << 20
@@ -188,6 +196,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--user", required=True)
     parser.add_argument("--name")
+    parser.add_argument("--cluster", help="of what cluster, as JSON; without it: of this machine's agent")
     parser.add_argument("--ready-fd", type=int)
     args = parser.parse_args(argv)
     _trim_log()
@@ -200,14 +209,20 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     starter = Starter(args.ready_fd)
     try:
-        paths = Paths.of(args.run_dir, args.user)
-        paths.make_folder()
-        with (
-            locked(paths.lock, _PREDECESSOR_SECONDS, f"A session daemon of {args.user} runs already."),
-            LocalControl(args.run_dir) as control,
-        ):
-            name = args.name or f"{args.user}@{socket.gethostname()}"
-            asyncio.run(_main(paths, control, name, args.user, starter))
+        options = ClusterOptions.from_json(args.cluster) if args.cluster else None
+        paths = Paths.of(args.run_dir, args.user, options)
+        with locked(paths.lock, _PREDECESSOR_SECONDS, f"A session daemon of {args.user} runs already."):
+            if options is not None:
+                from tpnet.control.kubernetes.client import connect
+                from tpnet.session.cluster import ClusterPresence
+
+                with connect(options) as cluster:
+                    asyncio.run(_main(paths, cluster, functools.partial(ClusterPresence, cluster), starter))
+            else:
+                name = args.name or f"{args.user}@{socket.gethostname()}"
+                with LocalControl(args.run_dir) as control:
+                    make = functools.partial(Presence, control, name, args.user)
+                    asyncio.run(_main(paths, control, make, starter))
     except TpnetError as error:
         log.error("%s %s", error, error.hint)  # noqa: TRY400 - it is a sentence, the trace would say less
         starter.tell(encode_error(error))
@@ -216,9 +231,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-async def _main(paths: Paths, control: LocalControl, name: str, user: str, starter: Starter) -> None:
-    log.info("session %s: %s", name, json.dumps({"pid": os.getpid()}))
-    await Daemon(paths, Wishes(control, name, user)).run(starter)
+async def _main(
+    paths: Paths, control: Control, make_presence: Callable[..., AnyPresence], starter: Starter
+) -> None:
+    log.info("begins: process %d", os.getpid())
+    await Daemon(paths, Wishes(control, make_presence)).run(starter)
 
 
 if __name__ == "__main__":

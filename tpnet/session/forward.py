@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from ipaddress import IPv6Address
 
     from tpnet.session.handlers import Handler
 
@@ -58,18 +57,22 @@ class Forward:
     """A listening socket in the tunnel's namespace, and its relays.
 
     ``open``, ``total`` and ``refused`` count connections.     ``listener`` is bound to the session's tunnel
-    address and is owned from now on. ``agent`` is the one address that may connect. ``on_refused`` is
+    address and is owned from now on. ``is_agent`` says of a tunnel address whether it may connect. ``on_refused`` is
     called whenever the handler could not be dialled.
     """
 
     def __init__(
-        self, listener: socket.socket, agent: IPv6Address, handler: Handler, on_refused: Callable[[], None]
+        self,
+        listener: socket.socket,
+        is_agent: Callable[[str], bool],
+        handler: Handler,
+        on_refused: Callable[[], None],
     ) -> None:
         self.handler = handler
         self.port = int(listener.getsockname()[1])
         self.total = 0
         self.refused = 0
-        self._agent = str(agent)
+        self._is_agent = is_agent
         self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
         self._relays: set[Relay] = set()
@@ -116,7 +119,7 @@ class Forward:
                     return
                 continue  # that one connection ended before it was taken (accept(2))
             tunnel.setblocking(False)
-            if peer[0] != self._agent:
+            if not self._is_agent(peer[0]):
                 tunnel.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
                 tunnel.close()
                 continue

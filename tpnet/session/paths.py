@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tpnet.control.kubernetes.options import ClusterOptions
+
 _LOOK_EVERY = 0.02
+_ODD = re.compile(r"[^A-Za-z0-9_.@+-]+")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
 
@@ -34,9 +37,14 @@ class Paths:
     log: Path
 
     @classmethod
-    def of(cls, run_dir: Path, user: str) -> Paths:
-        """The paths; nothing is made. Raises ``InvalidInput`` for an odd user name."""
-        if _USER.fullmatch(user) is None:
+    def of(cls, run_dir: Path, user: str, cluster: ClusterOptions | None = None) -> Paths:
+        """The paths; nothing is made. Raises ``InvalidInput`` for an odd user name.
+
+        Of a ``cluster`` the user is whoever its API server says, which may be any text.
+        """
+        if cluster is not None:
+            user = f"{_ODD.sub('-', user).strip('.-')[:40] or 'user'}.{cluster.key}"
+        elif _USER.fullmatch(user) is None:
             raise InvalidInput(
                 f"The user name {user!r} cannot be used.",
                 "Letters, digits and . _ @ + - are fine, 64 at most.",

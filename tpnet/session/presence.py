@@ -10,19 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 from tpnet.model import NotThere, Session, SessionGrant, TpnetError
-from tpnet.tunnel import MTU, HeartbeatSender, KeyPair, TunnelEnd, address_of, prefix_of
+from tpnet.session.link import NUDGE_EVERY, AgentPeer, Link
+from tpnet.tunnel import MTU, KeyPair, TunnelEnd, address_of, prefix_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from ipaddress import IPv6Address
 
-    from tpnet.control.base import Control
-    from tpnet.tunnel.device import Endpoint
+    from tpnet.control.base import NodeControl
+    from tpnet.model import Intercept
 
 T = TypeVar("T")
 
@@ -30,13 +29,6 @@ RENEW_EVERY = 10.0
 """Seconds between renewals; the lease is 30 s."""
 RETRY_EVERY = 2.0
 """Seconds between attempts while the agent does not answer."""
-KEEPALIVE = 25
-"""Seconds; WireGuard's usual, shorter than what NATs forget."""
-_ENDPOINT_SECONDS = 1.5
-_ENDPOINT_ROUNDS = 2
-_NUDGE_EVERY = 0.5
-_NUDGE_AFTER = 1.0
-_ANEW_AFTER = 6.0
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +42,7 @@ class Presence:
 
     def __init__(
         self,
-        control: Control,
+        control: NodeControl,
         name: str,
         user: str,
         *,
@@ -61,17 +53,14 @@ class Presence:
         self.control = control
         self.name = name
         self.user = user
-        self.endpoint: Endpoint | None = None
         self._handlers = handlers
         self._restored = restored
         self._renewed = renewed
         self._end: TunnelEnd | None = None
         self._grant: SessionGrant | None = None
-        self._pulse: HeartbeatSender | None = None
+        self._link: Link | None = None
         self._keys = KeyPair()
         self._wake = asyncio.Event()
-        self._came_up = asyncio.Event()
-        self._down_since = 0.0
         self._silent = False
         self._standing = False
 
@@ -85,21 +74,18 @@ class Presence:
             raise TpnetError("The session has no tunnel at this moment; it is being made anew.", "Try again.")
         return self._end
 
-    @property
-    def agent_address(self) -> IPv6Address:
-        """The one address that may connect to us."""
-        assert self._grant is not None, "the session is open"
-        return address_of(self._grant.agent_public_key, prefix_of())
+    def links(self) -> dict[str, Link]:
+        """The agents by node; of this session's one agent the node is not named."""
+        return {} if self._link is None else {"": self._link}
+
+    def is_agent(self, address: str) -> bool:
+        """Whether this tunnel address may connect to us."""
+        return self._link is not None and address == str(self._link.agent.address)
 
     @property
     def up(self) -> bool:
         """Whether the agent has answered a heartbeat within two seconds."""
-        return self._pulse is not None and self._pulse.up
-
-    @property
-    def rtt_ms(self) -> float:
-        """The tunnel's round trip in milliseconds, 0 while unknown."""
-        return self._pulse.rtt_ms if self._pulse is not None else 0.0
+        return self._link is not None and self._link.up
 
     async def open(self) -> None:
         """Register, and bring the tunnel up. Raises ``TpnetError``, leaving nothing."""
@@ -119,6 +105,13 @@ class Presence:
     async def renew(self) -> None:
         """Renew the lease, and tell the agent which handlers listen. Raises ``TpnetError``."""
         await self._ask(self.control.renew_session, self.name, self._handlers())
+
+    async def expect(self, intercept: Intercept) -> None:
+        """An intercept is about to be made: the one agent that there is serves it."""
+
+    async def settled(self) -> None:
+        """Tell the agent of a new intercept's handler. Raises ``TpnetError``."""
+        await self.renew()
 
     async def agent_answers(self) -> bool:
         """Whether an agent is there, be it one that does not know us."""
@@ -157,7 +150,8 @@ class Presence:
         if self._end is None:
             self._end = await TunnelEnd.open_async(self._keys, mtu=grant.mtu or MTU)
             log.info("tunnel end %s at %s: %s", self._end.device.name, self._end.address, self._end.reason)
-        if (grant.address, grant.agent_address) != (str(self._end.address), str(self.agent_address)):
+        agent_address = address_of(grant.agent_public_key, prefix_of())
+        if (grant.address, grant.agent_address) != (str(self._end.address), str(agent_address)):
             raise TpnetError(
                 "The agent computes other tunnel addresses than this session does.",
                 "Use the same version of tpnet at both ends.",
@@ -165,51 +159,17 @@ class Presence:
 
     async def _reach(self) -> None:
         """Find the endpoint that answers. Raises ``NotThere``."""
-        assert self._grant is not None, "registered"
-        await self._start_pulse(self._grant)
-        for _ in range(_ENDPOINT_ROUNDS):
-            for text in self._grant.endpoints:
-                self._try(parse_endpoint(text))
-                if await self._is_up_within(_ENDPOINT_SECONDS):
-                    log.info("the agent answers at %s after %.1f ms", text, self.rtt_ms)
-                    return
-        raise NotThere(
-            f"The agent does not answer through the tunnel (UDP to {', '.join(self._grant.endpoints)}).",
-            "A firewall between this computer and the node may drop it; allow that port.",
-        )
-
-    async def _start_pulse(self, grant: SessionGrant) -> None:
-        if self._pulse is not None:
-            self._pulse.close()
-        sock = self.tunnel.socket(socket.SOCK_DGRAM)
-        self._pulse = HeartbeatSender(sock, self._changed)
-        self._came_up.clear()
-        try:
-            # There must be a route before connect(2) can choose the source address.
-            self.tunnel.add_peer(grant.agent_public_key)
-            sock.connect((grant.agent_address, grant.heartbeat_port))
-        except OSError as error:
-            raise TpnetError(f"The tunnel cannot be used: {error.strerror}.") from error
-        await self._pulse.start()
-        self._down_since = 0.0
-
-    def _try(self, endpoint: Endpoint) -> None:
-        assert self._grant is not None, "registered"
-        assert self._pulse is not None, "reaching"
-        self.endpoint = endpoint
-        # A new peer each time: WireGuard starts one handshake in five seconds with a known one.
-        self.tunnel.add_peer(self._grant.agent_public_key, endpoint=endpoint, keepalive=KEEPALIVE)
-        self._pulse.send_now()
-
-    async def _is_up_within(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._came_up.wait(), seconds)
-        return self.up
+        grant = self._grant
+        assert grant is not None, "registered"
+        if self._link is not None:
+            self._link.close()
+        agent = AgentPeer(grant.agent_public_key, grant.heartbeat_port, grant.endpoints)
+        self._link = link = Link(self.tunnel, agent, self._changed)
+        await link.start()
+        await link.reach()
 
     def _changed(self, up: bool) -> None:
-        self._down_since = 0.0 if up else time.monotonic()
         if up:
-            self._came_up.set()
             log.info("the tunnel is up")
         else:
             log.warning("the agent has not answered for two seconds")
@@ -249,7 +209,6 @@ class Presence:
                 await self._reach()
             except NotThere as error:
                 log.warning("%s", error)
-                self._down_since = time.monotonic()
             await self._restored()
             self._standing = True
         if self._silent:
@@ -267,32 +226,23 @@ class Presence:
         return True
 
     async def _keep_tunnel(self) -> None:
-        """While the agent is silent: choose the source address anew, then try every endpoint afresh."""
-        turn = 0
         while True:
-            await asyncio.sleep(_NUDGE_EVERY)
-            end, grant, endpoint, pulse = self._end, self._grant, self.endpoint, self._pulse
-            if end is None or grant is None or endpoint is None or pulse is None:
+            await asyncio.sleep(NUDGE_EVERY)
+            end, link = self._end, self._link
+            if end is None or link is None:
                 continue
             try:
-                if not end.alive():
-                    self._wake.set()
-                elif pulse.silent_for < _NUDGE_AFTER:
-                    continue
-                elif not self._down_since or time.monotonic() - self._down_since < _ANEW_AFTER:
-                    # Before the agent gives us up, which takes two seconds of silence.
-                    end.set_endpoint(grant.agent_public_key, endpoint, keepalive=KEEPALIVE)
+                if end.alive():
+                    link.nudge()
                 else:
-                    self._down_since = time.monotonic()
-                    turn += 1
-                    self._try(parse_endpoint(grant.endpoints[turn % len(grant.endpoints)]))
+                    self._wake.set()
             except TpnetError as error:
                 log.warning("%s", error)
 
     def _close_tunnel(self) -> None:
-        if self._pulse is not None:
-            self._pulse.close()
-            self._pulse = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
         if self._end is not None:
             self._end.close()
             self._end = None
@@ -300,11 +250,3 @@ class Presence:
     async def _ask(self, call: Callable[..., T], *args: object) -> T:
         """A blocking call to the agent, in a thread."""
         return await asyncio.to_thread(call, *args)
-
-
-def parse_endpoint(text: str) -> Endpoint:
-    """``ADDRESS:PORT`` or ``[IPV6]:PORT`` as the agent gives it. Raises ``TpnetError``."""
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal():
-        raise TpnetError(f"The agent names an endpoint that is none: {text!r}.")
-    return host.strip("[]"), int(port)

@@ -19,10 +19,15 @@ from typing import TYPE_CHECKING, Any
 from tpnet.model import Conflict, Intercept, InterceptStatus, InvalidInput, NotThere, TpnetError
 from tpnet.session.forward import Forward
 from tpnet.session.handlers import Handler, HandlerWatch, parse_handler
-from tpnet.session.presence import Presence
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tpnet.control.base import Control
+    from tpnet.session.cluster import ClusterPresence
+    from tpnet.session.presence import Presence
+
+    AnyPresence = Presence | ClusterPresence
 
 FIRST_PORT, LAST_PORT = 20000, 29999
 """TCP ports at the tunnel address, taken in turn: one just given up is not soon another handler's."""
@@ -49,17 +54,11 @@ class _Wish:
 class Wishes:
     """All of one session's intercepts, and the session itself."""
 
-    def __init__(self, control: Control, name: str, user: str) -> None:
+    def __init__(self, control: Control, make_presence: Callable[..., AnyPresence]) -> None:
+        """``make_presence`` takes ``handlers``, ``restored`` and ``renewed``, as ``Presence`` does."""
         self._control = control
         self._watch = HandlerWatch(self._handler_changed)
-        self._presence = Presence(
-            control,
-            name,
-            user,
-            handlers=self._handlers,
-            restored=self._restore,
-            renewed=self._compare,
-        )
+        self._presence = make_presence(handlers=self._handlers, restored=self._restore, renewed=self._compare)
         self._wishes: dict[str, _Wish] = {}
         self._closing: dict[Forward, float] = {}
         self._untold: set[str] = set()  # removed while no agent answered
@@ -127,7 +126,7 @@ class Wishes:
             self._untold.discard(draft.name)
         log.info("intercept %s of %s stands, for %s", draft.name, draft.target, handler)
         with contextlib.suppress(TpnetError):  # the keeper of the lease finds out by itself
-            await self._presence.renew()
+            await self._presence.settled()
         return dataclasses.replace(status, handler_up=up, session_up=self._presence.up)
 
     async def remove(self, name: str) -> dict[str, Any]:
@@ -159,16 +158,25 @@ class Wishes:
             "user": presence.user,
             "started": self._started,
             "up": presence.up,
-            "rtt_ms": round(presence.rtt_ms, 2),
-            "endpoint": ":".join(map(str, presence.endpoint or ())),
             "address": "",
-            "agent_address": "",
             "wireguard": "",
+            "agents": [
+                {
+                    "node": node,
+                    "address": str(link.agent.address),
+                    "endpoint": ":".join(map(str, link.endpoint or ())),
+                    "up": link.up,
+                    "rtt_ms": round(link.rtt_ms, 2),
+                }
+                for node, link in sorted(presence.links().items())
+            ],
         }
+        first = facts["agents"][0] if facts["agents"] else {"endpoint": "", "address": "", "rtt_ms": 0.0}
+        facts["endpoint"], facts["rtt_ms"] = first["endpoint"], first["rtt_ms"]
+        facts["agent_address"] = first["address"]
         with contextlib.suppress(TpnetError):
             end = presence.tunnel
             facts["address"], facts["wireguard"] = str(end.address), end.reason
-            facts["agent_address"] = str(presence.agent_address)
         facts["intercepts"] = [
             {
                 "name": name,
@@ -200,7 +208,7 @@ class Wishes:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((str(end.address), port))
-            return Forward(listener, self._presence.agent_address, handler, self._watch.look_now)
+            return Forward(listener, self._presence.is_agent, handler, self._watch.look_now)
         except OSError as error:
             listener.close()
             raise TpnetError(f"Port {port} of the tunnel cannot be opened: {error.strerror}.") from error
@@ -216,6 +224,7 @@ class Wishes:
         self._presence.wake()
 
     async def _create(self, wish: _Wish) -> InterceptStatus:
+        await self._presence.expect(wish.intercept)
         status = await asyncio.to_thread(self._control.create_intercept, wish.intercept)
         wish.standing, wish.problem = True, ""
         return status
@@ -234,6 +243,7 @@ class Wishes:
             there = await self._there()
             for name, wish in self._wishes.items():
                 wish.standing = name in there
+                wish.intercept = dataclasses.replace(wish.intercept, session=self._presence.name)
                 wish.door.close()
                 wish.door = self._door(wish.handler, wish.intercept.tunnel_port)
             await self._create_missing()
@@ -270,10 +280,7 @@ class Wishes:
 
     async def _there(self) -> set[str]:
         """The names of this session's intercepts that the agent has."""
-        status = await asyncio.to_thread(self._control.status)
-        return {
-            item.intercept.name for item in status.intercepts if item.intercept.session == self._presence.name
-        }
+        return await asyncio.to_thread(self._control.standing, self._presence.name)
 
     async def _drain(self) -> None:
         """Close doors of removed intercepts when their connections have ended, or have had ten seconds."""

@@ -26,7 +26,9 @@ class Lane:
         listener.bind(("::1", 0))
         self.refusals = []
         port = handler_port or self.handler.getsockname()[1]
-        self.door = Forward(listener, agent, Handler("127.0.0.1", port), lambda: self.refusals.append(1))
+        self.door = Forward(
+            listener, str(agent).__eq__, Handler("127.0.0.1", port), lambda: self.refusals.append(1)
+        )
         self.open = []
 
     async def __aenter__(self):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -60,6 +61,10 @@ class Gone(TpnetError):
     """The resource version is too old (410): list again."""
 
 
+class Unreachable(NotThere):
+    """It is the API server that is not there, which says nothing about the object."""
+
+
 class Api:
     """One API server, as one user. Make it with ``from_kubeconfig`` or ``in_cluster``, and ``close`` it."""
 
@@ -71,6 +76,7 @@ class Api:
         self.namespace = namespace
         self.server: str = configuration.host
         self.seconds = REQUEST_SECONDS
+        configuration.connection_pool_maxsize = 0  # no limit: each watch keeps a connection
         self._client: Any = ApiClient(configuration)
         self._headers = [("Impersonate-User", user)] if user else []
         self._headers += [("Impersonate-Group", group) for group in groups]
@@ -238,6 +244,8 @@ class Api:
         body = {"preconditions": {"uid": uid}} if uid else None
         try:
             await self._ask("DELETE", resource.path(namespace, name), {}, body)
+        except Unreachable:
+            raise
         except NotThere:
             return False
         except Conflict:
@@ -342,8 +350,8 @@ def _broken() -> tuple[type[Exception], ...]:
     return (OSError, TimeoutError, ClientError, asyncio.IncompleteReadError)
 
 
-def _unreachable(server: str, error: Exception) -> NotThere:
-    return NotThere(
+def _unreachable(server: str, error: Exception) -> Unreachable:
+    return Unreachable(
         f"The API server {server} does not answer: {_first_line(error) or type(error).__name__}.",
         "Is the cluster up, and reachable from here? kubectl version asks the same server.",
     )
@@ -358,7 +366,7 @@ def _error(code: int, status: Any, server: str) -> TpnetError:
                 "Log in again, as kubectl needs it too.",
             )
         case 403:
-            return Refused(f"{message}.", "An admin of the cluster can grant it.")
+            return _forbidden(message)
         case 404:
             return NotThere(f"{message}.")
         case 409:
@@ -376,6 +384,27 @@ def _config_modules() -> tuple[Any, Any]:
     from kubernetes.aio.config import kube_config
 
     return config, kube_config
+
+
+_DENIED = re.compile(r"denied request: (.*)", re.DOTALL)
+_NO_RIGHT = re.compile(
+    r'User "(?P<user>[^"]*)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]*)" in API group "(?P<group>[^"]*)"'
+    r'(?: in the namespace "(?P<namespace>[^"]*)"| at the cluster scope)'
+)
+
+
+def _forbidden(message: str) -> Refused:
+    """What a policy says as it says it; what RBAC says as a sentence that names the missing right."""
+    if denied := _DENIED.search(message):
+        return Refused(f"{denied[1].rstrip('.')}.")
+    if right := _NO_RIGHT.search(message):
+        kind = f"{right['resource']}.{right['group']}" if right["group"] else right["resource"]
+        where = f" in {right['namespace']}" if right["namespace"] else " in the whole cluster"
+        return Refused(
+            f"{right['user']} may not {right['verb']} {kind}{where}.",
+            "An admin of the cluster can grant it: tpnet grant --help",
+        )
+    return Refused(f"{message}.", "An admin of the cluster can grant it.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -93,6 +93,10 @@ class LocalControl:
         answer = self._call("delete_intercept", name=name, user=user, force=force)
         return {str(key): int(value) for key, value in answer.items()}
 
+    def standing(self, session: str) -> set[str]:
+        """See ``Control``."""
+        return {item.intercept.name for item in self.status().intercepts if item.intercept.session == session}
+
     def status(self) -> Status:
         """See ``Control``."""
         return decode(Status, self._call("status"))

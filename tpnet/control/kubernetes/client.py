@@ -1,0 +1,456 @@
+"""``tpnet.control.Control`` on a cluster: the developer's intercepts and session as objects of the API server.
+
+The command line and the session daemon call it from any thread; the API's own event loop runs in a thread of its
+own. It must never take an agent's key from anywhere but its NodeAgent, nor change an object of somebody else's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from tpnet.control.dry_run import explain_head, request_head
+from tpnet.control.kubernetes.api import Api
+from tpnet.control.kubernetes.convert import from_api, to_api
+from tpnet.control.kubernetes.informer import Informer
+from tpnet.control.kubernetes.names import MANAGER_CLIENT, session_name
+from tpnet.control.kubernetes.options import ClusterOptions
+from tpnet.control.kubernetes.resources import (
+    INTERCEPTS,
+    NAMESPACES,
+    NODE_AGENTS,
+    SERVICES,
+    SESSIONS,
+    SYSTEM_NAMESPACE,
+)
+from tpnet.control.kubernetes.targets import (
+    PLURALS,
+    interceptable,
+    label_of,
+    one_port,
+    parse_target,
+    ports_of,
+    split_name,
+)
+from tpnet.control.kubernetes.view import model_intercept, objects_of, status_of, target_statuses
+from tpnet.model import (
+    AgentStatus,
+    Conflict,
+    NodeAgentSpec,
+    NotThere,
+    Refused,
+    SessionSpec,
+    Status,
+    TargetInfo,
+    TpnetError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from tpnet.control.kubernetes.api import Object
+    from tpnet.model import Explanation, Intercept, InterceptStatus
+
+__all__ = ["ClusterControl", "ClusterOptions", "connect"]
+
+T = TypeVar("T")
+
+READY_SECONDS = 10.0
+"""Seconds that ``create_intercept`` waits for the agents; afterwards it says what they have said until then."""
+NOBODY_SECONDS = 3.0
+"""Seconds that it waits when no agent has said anything, or there is no endpoint."""
+SESSION_LABEL = "tpnet.dev/session"
+"""The label of an Intercept with its session's name: by it the daemon watches its own alone."""
+
+
+def connect(options: ClusterOptions) -> ClusterControl:
+    """Speak to the API server that ``options`` name. Raises ``NotThere``, ``InvalidInput``, ``Refused``."""
+    return ClusterControl(options)
+
+
+class ClusterControl:
+    """One cluster, as one user. ``namespace`` is where names without one are looked up."""
+
+    def __init__(self, options: ClusterOptions) -> None:
+        """Raises ``TpnetError`` when the kubeconfig cannot be used, or the API server does not answer."""
+        self._options = options
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="kubernetes", daemon=True)
+        self._thread.start()
+        self._informers: dict[str, tuple[Informer, asyncio.Task[None]]] = {}
+        self._api: Api | None = None
+        try:
+            self._api = self._run(
+                Api.from_kubeconfig(
+                    options.kubeconfig, options.context, user=options.as_user, groups=options.as_groups
+                )
+            )
+            if options.request_timeout:
+                self.api.seconds = options.request_timeout
+            self.namespace = options.namespace or self.api.namespace
+            self.server = self.api.server
+            self.context = options.context or ""
+            self.user, self.groups = self._run(self.api.whoami())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def api(self) -> Api:
+        """The API itself; its coroutines run in ``call``."""
+        assert self._api is not None, "connected"
+        return self._api
+
+    def call(self, make: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine with the API to its end, from any thread. Raises what it raises."""
+        return self._run(make(self.api))
+
+    def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """End the thread. Further calls do nothing."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(TpnetError):
+            self._run(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = [task for _, task in self._informers.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._api is not None:
+            await self._api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What there is.
+
+    def info(self) -> AgentStatus:
+        """The newest agent of the cluster, as far as its NodeAgent tells. See ``Control``."""
+        agents = self._run(self._agents())
+        if not agents:
+            raise NotThere(
+                "No agent of tpnet runs in this cluster.",
+                "An admin installs them: tpnet install (or: kubectl -n tpnet get pods)",
+            )
+        name, spec = max(agents.items(), key=lambda item: item[1].version)
+        return AgentStatus(
+            version=spec.version,
+            pid=0,
+            kernel="",
+            node=f"{len(agents)} nodes" if len(agents) > 1 else name,
+            redirect=spec.redirect,
+            redirect_reason="",
+            wireguard="",
+        )
+
+    async def _agents(self) -> dict[str, NodeAgentSpec]:
+        items, _ = await self._installed(self.api.list(NODE_AGENTS))
+        return {item["metadata"]["name"]: from_api(NodeAgentSpec, item["spec"]) for item in items}
+
+    async def _installed(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine gives that asks for kinds of ours. A 404 for the kind itself gets its own sentence."""
+        try:
+            return await coroutine
+        except NotThere as error:
+            if "could not find the requested resource" in error.message or "page not found" in error.message:
+                raise NotThere(
+                    "tpnet is not installed in this cluster.", "An admin installs it: tpnet install"
+                ) from error
+            raise
+
+    def resolve(self, target: str) -> list[TargetInfo]:
+        """See ``Control``. ``[svc/]NAME``, ``deploy/NAME``, ``sts/NAME``, ``ds/NAME``, ``pod/NAME``."""
+        return [self._run(self._resolve(target))]
+
+    async def _resolve(self, target: str) -> TargetInfo:
+        ref = parse_target(target)
+        obj = await self._object(target)
+        ports = ports_of(ref.kind, obj)
+        address = obj.get("spec", {}).get("clusterIP") or obj.get("status", {}).get("podIP") or ""
+        return TargetInfo(
+            name=f"{self.namespace}/{label_of(ref)}",
+            listening=tuple(number for _, number in ports),
+            addresses=(address,) if address and address != "None" else (),
+            port_names=tuple(name for name, _ in ports),
+        )
+
+    async def _object(self, target: str) -> Object:
+        ref = parse_target(target)
+        try:
+            return await self.api.get(PLURALS[ref.kind], ref.name, self.namespace)
+        except NotThere as error:
+            if "not found" not in error.message:
+                raise
+            known, _ = await self.api.list(PLURALS[ref.kind], self.namespace, limit=50)
+            names = sorted(item["metadata"]["name"] for item in known if interceptable(ref.kind, item))
+            raise NotThere(
+                f"There is no {ref.kind} {ref.name} in {self.namespace}.",
+                f"There are: {', '.join(names[:8])}{' and others' if len(names) > 8 else ''}."
+                if names
+                else "Another namespace? Name it with -n.",
+            ) from error
+
+    def complete(self, kind: str, target: str = "") -> list[str]:
+        """Words for the shell: ``services``, ``ports`` (of ``target``), ``intercepts``, ``namespaces``."""
+        return self._run(self._complete(kind, target))
+
+    async def _complete(self, kind: str, target: str) -> list[str]:
+        if kind == "ports":
+            return [str(port) for port in (await self._resolve(target)).listening]
+        resource, namespace = {
+            "services": (SERVICES, self.namespace),
+            "intercepts": (INTERCEPTS, self.namespace),
+            "namespaces": (NAMESPACES, ""),
+        }[kind]
+        items, _ = await self.api.list(resource, namespace, limit=500)
+        return sorted(item["metadata"]["name"] for item in items)
+
+    # Sessions.
+
+    def begin_session(self, public_key: str) -> str:
+        """Make a Session of this user with this key; its name."""
+        name = session_name(self.user)
+        spec = SessionSpec(user=self.user, public_key=public_key, renew_time=_now())
+        obj = {"metadata": {"name": name, "namespace": SYSTEM_NAMESPACE}, "spec": to_api(spec)}
+        self._run(self._installed(self.api.create(SESSIONS, obj, manager=MANAGER_CLIENT)))
+        return name
+
+    def renew(self, name: str) -> None:
+        """Renew the lease. Raises ``NotThere`` when the session is gone."""
+        self._run(self.api.merge(SESSIONS, name, SYSTEM_NAMESPACE, {"spec": {"renewTime": _now()}}))
+
+    def end_session(self, name: str) -> None:
+        """Delete the Session. See ``Control``."""
+        self._run(self.api.delete(SESSIONS, name, SYSTEM_NAMESPACE))
+
+    # Following one's own intercepts, and the agents that serve them.
+
+    def follow(self, namespace: str, session: str, changed: Callable[[], None]) -> None:
+        """Keep a copy of the session's intercepts in ``namespace``; ``changed`` is called from another thread."""
+        key = f"{namespace}/{session}"
+
+        async def start() -> None:
+            if key in self._informers:
+                return
+            informer = Informer(
+                self.api,
+                INTERCEPTS,
+                lambda _key, _item: changed(),
+                namespace=namespace,
+                labels=f"{SESSION_LABEL}={session}",
+            )
+            task = asyncio.get_running_loop().create_task(informer.run())
+            self._informers[key] = informer, task
+
+        self._run(start())
+
+    def nodes(self, session: str) -> set[str]:
+        """The nodes whose agents have said something of the session's followed intercepts."""
+        return {
+            part["node"]
+            for key, (informer, _) in list(self._informers.items())
+            if key.endswith(f"/{session}")
+            for item in list(informer.objects.values())
+            for part in (item.get("status") or {}).get("nodes") or ()
+        }
+
+    def agent(self, node: str) -> NodeAgentSpec:
+        """A node's agent. Raises ``NotThere``."""
+        return from_api(NodeAgentSpec, self._run(self.api.get(NODE_AGENTS, node))["spec"])
+
+    # Intercepts.
+
+    def create_intercept(self, intercept: Intercept) -> InterceptStatus:
+        """Create it, and wait for the agents: until it is Ready, refused, or ten seconds are over.
+
+        See ``Control``. ``intercept.name`` is ``namespace/name``, ``target`` as ``resolve`` takes it, ``port`` 0 for
+        the only one.
+        """
+        return self._run(self._create(intercept))
+
+    async def _create(self, intercept: Intercept) -> InterceptStatus:
+        namespace, name = split_name(intercept.name)
+        obj = objects_of(intercept, {SESSION_LABEL: intercept.session})
+        try:
+            made = await self._installed(self.api.create(INTERCEPTS, obj, manager=MANAGER_CLIENT))
+        except Conflict:
+            made = await self._take_over(namespace, name, obj)
+        except NotThere as error:
+            if f'namespaces "{namespace}" not found' in error.message:
+                raise NotThere(
+                    f"There is no namespace {namespace}.", "kubectl get namespaces lists them."
+                ) from error
+            raise
+        try:
+            return await self._wait(made)
+        except BaseException:
+            await self.api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
+            raise
+
+    async def _take_over(self, namespace: str, name: str, obj: Object) -> Object:
+        """One's own of the same name and content, left by a session that is no more, goes to the new session."""
+        there = await self.api.get(INTERCEPTS, name, namespace)
+        spec, wanted = there["spec"], obj["spec"]
+        movable = ("session", "tunnelPort", "handler")
+        same = {k: v for k, v in spec.items() if k not in movable} == {
+            k: v for k, v in wanted.items() if k not in movable
+        }
+        if spec["user"] != self.user or not same:
+            whose = "You have" if spec["user"] == self.user else f"{spec['user']} has"
+            raise Conflict(
+                f"{whose} an intercept named {name} in {namespace} already.",
+                "Choose another name with --name"
+                + (f", or end that one: tpnet leave {name}" if spec["user"] == self.user else "."),
+            )
+        patch = {
+            "metadata": {"labels": obj["metadata"]["labels"]},
+            "spec": {key: wanted[key] for key in movable if key in wanted},
+        }
+        return await self.api.merge(INTERCEPTS, name, namespace, patch)
+
+    async def _wait(self, made: Object) -> InterceptStatus:
+        meta = made["metadata"]
+        generation, started = meta["generation"], time.monotonic()
+        version, latest = meta["resourceVersion"], made
+        while True:
+            status = status_of(latest)
+            if refusal := _refusal(latest, generation):
+                raise refusal
+            silent = not (latest.get("status") or {}).get("nodes")
+            patience = NOBODY_SECONDS if silent else READY_SECONDS
+            left = started + patience - time.monotonic()
+            if left <= 0 or _is_ready(latest, generation):
+                return status
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    latest = await self._next(meta["namespace"], meta["name"], version) or latest
+            version = latest["metadata"]["resourceVersion"]
+
+    async def _next(self, namespace: str, name: str, version: str) -> Object | None:
+        """The object at its next change."""
+        events = self.api.watch(
+            INTERCEPTS, version, namespace, fields=f"metadata.name={name}", seconds=int(READY_SECONDS)
+        )
+        async with contextlib.aclosing(events):
+            async for kind, item in events:
+                if kind == "DELETED":
+                    raise NotThere(f"The intercept {name} was removed while it was being made.")
+                if kind != "BOOKMARK":
+                    return item
+        return None
+
+    def delete_intercept(self, name: str, user: str, force: bool = False) -> dict[str, int]:
+        """See ``Control``. Whose it is, the API server knows."""
+        del user, force
+        namespace, short = split_name(name, self.namespace)
+        if not self._run(self._installed(self.api.delete(INTERCEPTS, short, namespace))):
+            raise NotThere(
+                f"There is no intercept {short} in {namespace}.",
+                f"tpnet list -n {namespace} shows those that there are.",
+            )
+        return {"draining": 0}
+
+    def standing(self, session: str) -> set[str]:
+        """See ``Control``; in the namespaces that are followed."""
+        return self._run(self._standing(session))
+
+    async def _standing(self, session: str) -> set[str]:
+        names = set()
+        for key in list(self._informers):
+            namespace, _, followed = key.partition("/")
+            if followed == session:
+                items, _ = await self.api.list(INTERCEPTS, namespace, labels=f"{SESSION_LABEL}={session}")
+                names |= {f"{namespace}/{item['metadata']['name']}" for item in items}
+        return names
+
+    def status(self) -> Status:
+        """The intercepts of the namespace (or of all), and the agents. See ``Control``."""
+        items = self._run(self._list())
+        return Status(
+            agent=self.info(),
+            intercepts=tuple(status_of(item) for item in items),
+            targets=target_statuses(items),
+        )
+
+    async def _list(self) -> list[Object]:
+        namespace = "" if self._options.all_namespaces else self.namespace
+        items, _ = await self._installed(self.api.list(INTERCEPTS, namespace, labels=self._options.labels))
+        return sorted(
+            items, key=lambda item: (item["metadata"]["creationTimestamp"], item["metadata"]["name"])
+        )
+
+    def explain(
+        self, target: str, port: int | None, method: str, path: str, headers: Sequence[tuple[str, str]]
+    ) -> Explanation:
+        """See ``Control``; of the intercepts of this very target."""
+        head = request_head(method, path, headers)
+        ref = parse_target(target)
+        (info,) = self.resolve(target)
+        items = [
+            item
+            for item in self._run(self._list())
+            if item["spec"]["target"] == to_api(ref)
+            and not _refusal(item, item["metadata"]["generation"])
+            and item["metadata"].get("namespace") == self.namespace
+        ]
+        statuses = {status.intercept.name: status for status in map(status_of, items)}
+        resolve = functools.partial(one_port, info)
+        found = [
+            model_intercept(item, serial, resolve(item["spec"].get("port")))
+            for serial, item in enumerate(items)
+        ]
+        number = port or resolve(None, {one.port for one in found})
+
+        def why_not(intercept: Intercept) -> str:
+            return (
+                "" if statuses[intercept.name].session_up else f"{intercept.user}'s session does not answer"
+            )
+
+        here = [one for one in found if one.port == number]
+        return explain_head(here, head, why_not, f"no intercept stands on port {number}")
+
+
+def _refusal(obj: Object, generation: int) -> TpnetError | None:
+    """Why the agents do not take it, if they say so."""
+    for condition in (obj.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "Accepted" and condition["status"] == "False":
+            if condition.get("observedGeneration", generation) < generation:
+                continue
+            message = condition["message"]
+            if condition["reason"] == "Conflict":
+                return Conflict(message, "Use another value, or --http-header=auto for one of your own.")
+            return Refused(message)
+    return None
+
+
+def _is_ready(obj: Object, generation: int) -> bool:
+    return any(
+        condition["type"] == "Ready"
+        and condition["status"] == "True"
+        and condition.get("observedGeneration", generation) >= generation
+        for condition in (obj.get("status") or {}).get("conditions") or ()
+    )
+
+
+def _now() -> str:
+    seconds = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1e6):06d}Z"

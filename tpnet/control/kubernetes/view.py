@@ -1,0 +1,105 @@
+"""Intercept objects of the API as ``tpnet.model`` shows them to people, and back. Pure.
+
+``client`` calls it. It must never show an intercept as on that no agent has said is.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tpnet.control.kubernetes.convert import from_api, to_api
+from tpnet.control.kubernetes.targets import label_of, parse_target, split_name
+from tpnet.model import Intercept, InterceptReport, InterceptSpec, InterceptStatus, TargetStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tpnet.control.kubernetes.api import Object
+
+
+def objects_of(intercept: Intercept, labels: Mapping[str, str]) -> Object:
+    """The Intercept object that asks for ``intercept``."""
+    namespace, name = split_name(intercept.name)
+    spec = InterceptSpec(
+        user=intercept.user,
+        session=intercept.session,
+        target=parse_target(intercept.target),
+        headers=intercept.headers,
+        tunnel_port=intercept.tunnel_port,
+        port=intercept.port or None,
+        path=intercept.path,
+        handler=intercept.handler,
+        on_failure=intercept.on_failure,
+    )
+    return {"metadata": {"name": name, "namespace": namespace, "labels": dict(labels)}, "spec": to_api(spec)}
+
+
+def model_intercept(obj: Object, serial: int = 0, port: int = 0) -> Intercept:
+    """The intercept that an object asks for. ``port``: the number of a port that it names, or leaves out."""
+    meta = obj["metadata"]
+    spec = from_api(InterceptSpec, obj["spec"])
+    return Intercept(
+        name=f"{meta['namespace']}/{meta['name']}",
+        user=spec.user,
+        session=spec.session,
+        target=label_of(spec.target),
+        targets=(f"{meta['namespace']}/{label_of(spec.target)}",),
+        port=port or (spec.port if isinstance(spec.port, int) else 0),
+        headers=spec.headers,
+        path=spec.path,
+        handler=spec.handler,
+        tunnel_port=spec.tunnel_port,
+        on_failure=spec.on_failure,
+        created=unix_time(meta["creationTimestamp"]),
+        serial=serial,
+    )
+
+
+def status_of(obj: Object) -> InterceptStatus:
+    """An intercept and how it fares, as all agents together say."""
+    report = from_api(InterceptReport, obj.get("status") or {})
+    problems = []
+    for part in report.nodes:
+        if part.message:
+            problems.append(f"node {part.node}: {part.message}")
+        problems += [
+            f"node {part.node}: pod {one.pod}: {one.reason}"
+            for one in part.endpoints
+            if not one.ready and one.reason
+        ]
+    for condition in report.conditions:
+        if condition.status == "False" and (condition.type == "Accepted" or not problems):
+            problems.insert(0, condition.message)
+    if not report.conditions:
+        problems.append("no agent has said anything yet")
+    last = [unix_time(part.last_hit) for part in report.nodes if part.last_hit]
+    return InterceptStatus(
+        intercept=model_intercept(obj),
+        ready=sum(part.ready for part in report.nodes),
+        total=sum(part.total for part in report.nodes),
+        handler_up=True,
+        session_up=bool(report.nodes) and all(part.session_up for part in report.nodes),
+        hits=sum(part.hits for part in report.nodes),
+        last_hit=max(last, default=0.0),
+        problems=tuple(problems),
+    )
+
+
+def target_statuses(objs: Sequence[Object]) -> tuple[TargetStatus, ...]:
+    """Every intercepted endpoint, once."""
+    found: dict[tuple[str, int], TargetStatus] = {}
+    for obj in objs:
+        report: Any = from_api(InterceptReport, obj.get("status") or {})
+        for part in report.nodes:
+            for one in part.endpoints:
+                name = f"{obj['metadata']['namespace']}/{one.pod} on {part.node}"
+                found[name, one.port] = TargetStatus(
+                    name, one.port, one.ready, one.reason, addresses=(one.ip,) if one.ip else ()
+                )
+    return tuple(found[key] for key in sorted(found))
+
+
+def unix_time(text: str) -> float:
+    """RFC 3339 to Unix seconds; 0 for nothing."""
+    return datetime.fromisoformat(text).timestamp() if text else 0.0

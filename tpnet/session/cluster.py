@@ -1,0 +1,262 @@
+"""A session in a cluster: its Session object, and a link to the agent of each node that serves its intercepts.
+
+The session daemon calls this where ``tpnet.session.presence`` serves a machine without a cluster; both offer the
+same to ``tpnet.session.wishes``. Agents come and go: who they are is read from their NodeAgents, again and again
+while one is silent. It must never let in what no NodeAgent stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+from tpnet.control.kubernetes.targets import split_name
+from tpnet.model import NotThere, TpnetError
+from tpnet.session.link import NUDGE_EVERY, AgentPeer, Link
+from tpnet.tunnel import KeyPair, TunnelEnd
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tpnet.control.kubernetes.client import ClusterControl
+    from tpnet.model import Intercept
+
+T = TypeVar("T")
+
+RENEW_EVERY = 10.0
+"""Seconds between renewals; the lease is 30 s."""
+RETRY_EVERY = 2.0
+"""Seconds between attempts while the API server does not answer."""
+ASK_AFTER = 1.0
+"""Seconds of an agent's silence after which its NodeAgent is read again, and between two such readings."""
+KEEP_SECONDS = 10.0
+"""Seconds that a node's link outlives the node's part in every intercept."""
+SETTLE_SECONDS = 3.0
+"""Seconds that a new intercept waits for the links that it needs."""
+
+log = logging.getLogger(__name__)
+
+
+class ClusterPresence:
+    """One session. ``open`` it, then ``run`` it; ``end`` it to leave nothing in the cluster.
+
+    ``handlers`` gives the intercepts by name, ``restored`` is awaited when the session had to be made anew,
+    ``renewed`` after each renewal.
+    """
+
+    def __init__(
+        self,
+        control: ClusterControl,
+        *,
+        handlers: Callable[[], dict[str, bool]],
+        restored: Callable[[], Awaitable[None]],
+        renewed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.control = control
+        self.user = control.user
+        self.name = ""
+        self._handlers = handlers
+        self._restored = restored
+        self._renewed = renewed
+        self._keys = KeyPair()
+        self._end: TunnelEnd | None = None
+        self._links: dict[str, Link] = {}
+        self._unwanted: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
+        self._news = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._settling = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def tunnel(self) -> TunnelEnd:
+        """The tunnel end of the moment. Raises ``TpnetError`` while it is being made anew."""
+        if self._end is None:
+            raise TpnetError("The session has no tunnel at this moment; it is being made anew.", "Try again.")
+        return self._end
+
+    @property
+    def up(self) -> bool:
+        """Whether every agent that serves an intercept of ours answers."""
+        return bool(self._links) and all(link.up for link in self._links.values())
+
+    def links(self) -> dict[str, Link]:
+        """The agents by node."""
+        return self._links
+
+    def is_agent(self, address: str) -> bool:
+        """Whether this tunnel address may connect to us."""
+        return any(address == str(link.agent.address) for link in self._links.values())
+
+    async def open(self) -> None:
+        """Make the tunnel end and the Session. Raises ``TpnetError``, leaving nothing."""
+        try:
+            await self._register()
+        except BaseException:
+            with contextlib.suppress(TpnetError):
+                await self.end()
+            raise
+
+    def wake(self) -> None:
+        """There is news of a handler: on a cluster nobody needs to be told."""
+
+    async def renew(self) -> None:
+        """Renew the lease. Raises ``TpnetError``."""
+        await self._ask(self.control.renew, self.name)
+
+    async def agent_answers(self) -> bool:
+        """Whether the API server answers."""
+        try:
+            await self._ask(self.control.info)
+        except TpnetError:
+            return False
+        return True
+
+    async def settled(self) -> None:
+        """Wait a moment until the agents of all nodes that serve our intercepts answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                while not (self.up and self.control.nodes(self.name) <= self._links.keys()):
+                    self._settling.clear()
+                    await self._settling.wait()
+
+    async def expect(self, intercept: Intercept) -> None:
+        """An intercept is about to be made: learn from its status which nodes serve it."""
+        namespace, _ = split_name(intercept.name)
+        await self._ask(self.control.follow, namespace, self.name, self._tell)
+
+    async def run(self) -> None:
+        """Keep the session standing until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_lease())
+            group.create_task(self._keep_links())
+
+    async def end(self) -> None:
+        """Delete the intercepts and the Session, and take the tunnel down. Raises ``TpnetError``, the tunnel down."""
+        try:
+            for name in self._handlers():
+                with contextlib.suppress(NotThere):
+                    await self._ask(self.control.delete_intercept, name, self.user)
+            if self.name:
+                name, self.name = self.name, ""
+                await self._ask(self.control.end_session, name)
+        finally:
+            self._close_tunnel()
+
+    async def _register(self) -> None:
+        """A tunnel end, and a Session with its key."""
+        if self._end is not None and not self._end.alive():
+            log.warning("the tunnel's device has died; making another")
+            self._close_tunnel()
+        if self._end is None:
+            self._end = await TunnelEnd.open_async(self._keys)
+            log.info("tunnel end %s at %s: %s", self._end.device.name, self._end.address, self._end.reason)
+        self.name = await self._ask(self.control.begin_session, self._keys.public)
+        log.info("session %s of %s at %s", self.name, self.user, self.control.server)
+
+    async def _keep_lease(self) -> None:
+        wait = RENEW_EVERY
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait)
+            self._wake.clear()
+            try:
+                await self._keep_once()
+                wait = RENEW_EVERY
+            except TpnetError as error:
+                if wait != RETRY_EVERY:
+                    log.warning("%s %s", error, error.hint)
+                wait = RETRY_EVERY
+
+    async def _keep_once(self) -> None:
+        """Renew, or make the session anew where it is gone: ended by an admin, or its lease ran out."""
+        try:
+            if self._end is None or not self._end.alive():
+                raise NotThere("The tunnel's device has died.")
+            await self.renew()
+        except NotThere as error:
+            if "does not answer" in error.message:
+                raise
+            log.warning("%s Beginning a new session.", error)
+            for link in self._links.values():
+                link.close(forget=True)
+            self._links.clear()
+            # A new key: whoever ended the session may have meant the old one.
+            self._close_tunnel()
+            self._keys = KeyPair()
+            await self._register()
+            await self._restored()
+        await self._renewed()
+
+    def _tell(self) -> None:
+        """From the control's own thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._news.set)
+
+    async def _keep_links(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), NUDGE_EVERY)
+            self._news.clear()
+            try:
+                await self._link_all()
+            except TpnetError as error:
+                log.warning("%s", error)
+
+    async def _link_all(self) -> None:
+        """A link to each node that serves an intercept of ours, and to no other."""
+        end = self._end
+        if end is None or not self.name:
+            return
+        if not end.alive():
+            self._wake.set()
+            return
+        wanted = self.control.nodes(self.name)
+        now = time.monotonic()
+        for node in sorted(wanted):
+            self._unwanted.pop(node, None)
+            link = self._links.get(node)
+            if link is None or link.silent_for > ASK_AFTER:
+                await self._look_up(node, now)
+            if (link := self._links.get(node)) is not None:
+                link.nudge()
+        for node in self._links.keys() - wanted:
+            if now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
+                del self._unwanted[node]
+                self._links.pop(node).close(forget=True)
+                log.info("node %s serves no intercept of ours any more", node)
+
+    async def _look_up(self, node: str, now: float) -> None:
+        """Read who the node's agent is, and link to it unless we are."""
+        if now - self._asked.get(node, -ASK_AFTER) < ASK_AFTER:
+            return
+        self._asked[node] = now
+        spec = await self._ask(self.control.agent, node)
+        agent = AgentPeer(spec.public_key, spec.heartbeat_port, spec.endpoints)
+        old = self._links.get(node)
+        if old is not None:
+            if old.agent == agent:
+                return
+            old.close(forget=True)
+        self._links[node] = link = Link(self.tunnel, agent, lambda up: self._changed(node, up))
+        await link.start()
+
+    def _changed(self, node: str, up: bool) -> None:
+        log.info("the agent of node %s %s", node, "answers" if up else "has not answered for two seconds")
+        self._settling.set()
+        self._news.set()
+
+    def _close_tunnel(self) -> None:
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        if self._end is not None:
+            self._end.close()
+            self._end = None
+
+    async def _ask(self, call: Callable[..., T], *args: object) -> T:
+        """A blocking call to the API server, in a thread."""
+        return await asyncio.to_thread(call, *args)

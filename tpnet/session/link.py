@@ -1,0 +1,163 @@
+"""The tunnel to one agent: its peer, its heartbeat, and the endpoint at which it answers.
+
+``tpnet.session.presence`` keeps one, ``tpnet.session.cluster`` one for each node. It must never let the agent say
+what its own tunnel address is: that follows from its key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tpnet.model import NotThere, TpnetError
+from tpnet.tunnel import HeartbeatSender, address_of, prefix_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from ipaddress import IPv6Address
+
+    from tpnet.tunnel import TunnelEnd
+    from tpnet.tunnel.device import Endpoint
+
+KEEPALIVE = 25
+"""Seconds; WireGuard's usual, shorter than what NATs forget."""
+NUDGE_EVERY = 0.5
+"""Seconds between two looks at a link, each of which may call ``nudge``."""
+_ENDPOINT_SECONDS = 1.5
+_ENDPOINT_ROUNDS = 2
+_NUDGE_AFTER = 1.0
+_ANEW_AFTER = 6.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPeer:
+    """What must be known of an agent to reach it. ``endpoints``: ``ADDRESS:PORT``, best first."""
+
+    public_key: str
+    heartbeat_port: int
+    endpoints: tuple[str, ...]
+
+    @property
+    def address(self) -> IPv6Address:
+        """Its tunnel address."""
+        return address_of(self.public_key, prefix_of())
+
+
+class Link:
+    """One agent, seen from one tunnel end. ``changed(up)`` is called in the event loop."""
+
+    def __init__(self, end: TunnelEnd, agent: AgentPeer, changed: Callable[[bool], None]) -> None:
+        self.agent = agent
+        self.endpoint: Endpoint | None = None
+        self._end = end
+        self._told = changed
+        self._pulse: HeartbeatSender | None = None
+        self._came_up = asyncio.Event()
+        self._down_since = 0.0
+        self._turn = 0
+
+    @property
+    def up(self) -> bool:
+        """Whether the agent has answered a heartbeat within two seconds."""
+        return self._pulse is not None and self._pulse.up
+
+    @property
+    def rtt_ms(self) -> float:
+        """The tunnel's round trip in milliseconds, 0 while unknown."""
+        return self._pulse.rtt_ms if self._pulse is not None else 0.0
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the agent's last answer, or since ``start``; 0 before that."""
+        return self._pulse.silent_for if self._pulse is not None else 0.0
+
+    async def start(self) -> None:
+        """Make the peer, and begin to send heartbeats; to the first endpoint. Raises ``TpnetError``."""
+        sock = self._end.socket(socket.SOCK_DGRAM)
+        self._pulse = HeartbeatSender(sock, self._changed)
+        try:
+            # There must be a route before connect(2) can choose the source address.
+            self._end.add_peer(self.agent.public_key)
+            sock.connect((str(self.agent.address), self.agent.heartbeat_port))
+        except OSError as error:
+            raise TpnetError(f"The tunnel cannot be used: {error.strerror}.") from error
+        await self._pulse.start()
+        if self.agent.endpoints:
+            self._try(parse_endpoint(self.agent.endpoints[0]))
+
+    async def reach(self) -> None:
+        """Find the endpoint that answers. Raises ``NotThere``."""
+        for _ in range(_ENDPOINT_ROUNDS):
+            for text in self.agent.endpoints:
+                if self.endpoint != parse_endpoint(text):
+                    self._try(parse_endpoint(text))
+                if await self._is_up_within(_ENDPOINT_SECONDS):
+                    log.info("the agent answers at %s after %.1f ms", text, self.rtt_ms)
+                    return
+                self.endpoint = None
+        self._down_since = time.monotonic()
+        raise NotThere(
+            f"The agent does not answer through the tunnel (UDP to {', '.join(self.agent.endpoints)}).",
+            "A firewall between this computer and the node may drop it; allow that port.",
+        )
+
+    def nudge(self) -> None:
+        """While the agent is silent: choose the source address anew, then try every endpoint afresh.
+
+        Raises ``TpnetError``.
+        """
+        if self._pulse is None or self._pulse.silent_for < _NUDGE_AFTER or not self.agent.endpoints:
+            return
+        if self.endpoint is not None and (
+            not self._down_since or time.monotonic() - self._down_since < _ANEW_AFTER
+        ):
+            # Before the agent gives us up, which takes two seconds of silence.
+            self._end.set_endpoint(self.agent.public_key, self.endpoint, keepalive=KEEPALIVE)
+            if not self._down_since and self._pulse.silent_for > _ANEW_AFTER:
+                self._down_since = time.monotonic() - _ANEW_AFTER  # it has never answered
+        else:
+            self._down_since = time.monotonic()
+            self._turn += 1
+            self._try(parse_endpoint(self.agent.endpoints[self._turn % len(self.agent.endpoints)]))
+
+    def close(self, *, forget: bool = False) -> None:
+        """End the heartbeat; with ``forget`` the peer too."""
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
+        if forget:
+            with contextlib.suppress(TpnetError):
+                self._end.remove_peer(self.agent.public_key)
+
+    def _try(self, endpoint: Endpoint) -> None:
+        assert self._pulse is not None, "started"
+        self.endpoint = endpoint
+        # A new peer each time: WireGuard starts one handshake in five seconds with a known one.
+        self._end.add_peer(self.agent.public_key, endpoint=endpoint, keepalive=KEEPALIVE)
+        self._pulse.send_now()
+
+    async def _is_up_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._came_up.wait(), seconds)
+        return self.up
+
+    def _changed(self, up: bool) -> None:
+        self._down_since = 0.0 if up else time.monotonic()
+        if up:
+            self._came_up.set()
+        self._told(up)
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """``ADDRESS:PORT`` or ``[IPV6]:PORT`` as the agent gives it. Raises ``TpnetError``."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise TpnetError(f"The agent names an endpoint that is none: {text!r}.")
+    return host.strip("[]"), int(port)
