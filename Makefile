@@ -11,9 +11,10 @@ PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light
 TEST_PACKAGES := $(PACKAGES) haproxy wrk procps
 # What its test cluster is made of, besides Kubernetes itself, which is built from source.
 CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins nftables iptables conntrack mmdebstrap buildah
-# For cluster-up: LAPTOPS=3 and DUAL=--dual, which is IPv6 beside IPv4.
+# For cluster-up: LAPTOPS=3, and DUAL=--dual, which is IPv6 beside IPv4. For cluster-down: ID=abc123.
 LAPTOPS := 2
 DUAL :=
+ID :=
 
 # Installs the Debian packages in $(1) that are missing. policy-rc.d keeps them from starting services of their own.
 define install_packages
@@ -90,8 +91,8 @@ cluster: cluster-packages .venv/.dev ## tests on a Kubernetes of their own, on t
 cluster-up: cluster-packages .venv/.dev ## bring a cluster up that stands, and say how to use it; LAPTOPS=2 DUAL=--dual
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab up --laptops $(LAPTOPS) $(DUAL)
 
-cluster-down: .venv/.dev ## take down what cluster-up brought up
-	@cd tests/cluster && ../../$(BIN)/python -m kubelab down
+cluster-down: .venv/.dev ## take down what cluster-up brought up; ID=abc123 for one alone
+	@cd tests/cluster && ../../$(BIN)/python -m kubelab down $(ID)
 
 bench: test-packages .venv/.dev ## ratios against HAProxy and nginx; writes docs/benchmarks.md
 	@$(BIN)/python tests/bench/run.py

@@ -22,7 +22,7 @@ from kubelab.tools import RUNS, LabError, wait_until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 NODES = 2

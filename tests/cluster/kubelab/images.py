@@ -99,9 +99,7 @@ class Images:
                 *lent(store),
             ]
             run(*tool, "bud", *options, "-t", name, "-f", containerfile, context, timeout=1200)
-            run(
-                *tool, "push", "-q", "--disable-compression", name, f"oci-archive:{fresh}:{name}", timeout=300
-            )
+            run(*tool, "push", "-q", name, f"oci-archive:{fresh}:{name}", timeout=300)
             fresh.rename(target)
             for old in sorted(CACHE.glob("image-*.tar"), key=lambda path: path.stat().st_mtime)[:-2]:
                 old.unlink(missing_ok=True)
