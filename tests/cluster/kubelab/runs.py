@@ -41,9 +41,8 @@ def read_run(folder: Path) -> dict:
     try:
         return json.loads((folder / "run.json").read_text())
     except FileNotFoundError:
-        raise LabError(
-            f"there is no cluster {folder.name}; `make cluster-list` shows those that stand"
-        ) from None
+        there = ", ".join(path.name for path in runs()) or "none"
+        raise LabError(f"there is no cluster {folder.name}; those there are: {there}") from None
 
 
 def disown(folder: Path) -> None:
