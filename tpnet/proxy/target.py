@@ -250,6 +250,8 @@ class Target:
             except OSError as error:
                 if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
                     break
+                # Thousands in a row may wait in TIME_WAIT.
+                self._next_port = random.randint(*_PORTS)  # noqa: S311 - any other
             else:
                 return address, port
         self.count.reasons["source address not kept"] += 1

@@ -43,11 +43,13 @@ _BRIDGE = "br0"
 def make_namespace(name: str) -> int:
     """Make a named namespace with ``lo`` up; gives its inode.
 
-    Raises ``OSError`` when the name is taken or the caller may not.
+    In this process, unlike pyroute2's: a child of a process that was killed could make it after it was looked for.
+    Raises ``OSError`` when the name is taken, ``Refused`` when the caller may not.
     """
-    named.create(name)
-    with NetNs.from_name(name) as netns:
+    NAMED.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with NetNs.anonymous(name) as netns:
         netns.run(_first_settings)
+        netns.bind(NAMED / name)
         return netns.inode
 
 
