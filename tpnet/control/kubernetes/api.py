@@ -101,14 +101,14 @@ class Api:
         where = path or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube/config")
         configuration = Configuration()
         try:
-            merged = kube_config.KubeConfigMerger(where)
-            if merged.config is None:
+            if not _is_there(where):
                 raise NotThere(
                     f"There is no kubeconfig at {where}.",
                     "Give one with --kubeconfig or KUBECONFIG, or ask an admin of the cluster.",
                 )
+            merged = kube_config.KubeConfigMerger(where)
             await config.load_kube_config(where, context=context, client_configuration=configuration)
-            namespace = _namespace_of(merged.config.value, context)
+            namespace = _namespace_of(merged.config, context)
         except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f"The kubeconfig {where} cannot be used: {_first_line(error)}.",
@@ -411,12 +411,12 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0].rstrip(".")
 
 
+def _is_there(kubeconfig: str) -> bool:
+    """Whether one of these files is there: the library would only warn."""
+    return any(Path(one).expanduser().is_file() for one in kubeconfig.split(os.pathsep) if one)
+
+
 def _namespace_of(config: Any, context: str | None) -> str:
-    """The context's namespace, or ``default``."""
-    wanted = context or config.get("current-context")
-    for entry in config.get("contexts") or ():
-        if entry["name"] == wanted:
-            return str(
-                (entry["context"].get("namespace") if hasattr(entry["context"], "get") else "") or "default"
-            )
-    return "default"
+    """The context's namespace, or ``default``. ``config``: the library's merged kubeconfig."""
+    wanted = context or config.safe_get("current-context")
+    return str(config["contexts"].get_with_name(wanted)["context"].safe_get("namespace") or "default")

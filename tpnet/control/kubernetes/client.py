@@ -40,6 +40,7 @@ from tpnet.control.kubernetes.view import model_intercept, objects_of, status_of
 from tpnet.model import (
     AgentStatus,
     Conflict,
+    InterceptSpec,
     NodeAgentSpec,
     NotThere,
     Refused,
@@ -311,9 +312,8 @@ class ClusterControl:
         there = await self.api.get(INTERCEPTS, name, namespace)
         spec, wanted = there["spec"], obj["spec"]
         movable = ("session", "tunnelPort", "handler")
-        same = {k: v for k, v in spec.items() if k not in movable} == {
-            k: v for k, v in wanted.items() if k not in movable
-        }
+        moved = {**wanted, **{key: spec[key] for key in movable if key in spec}}
+        same = from_api(InterceptSpec, spec) == from_api(InterceptSpec, moved)
         if spec["user"] != self.user or not same:
             whose = "You have" if spec["user"] == self.user else f"{spec['user']} has"
             raise Conflict(
