@@ -160,6 +160,13 @@ class NodeReport:
     message: Annotated[
         str, About("What is wrong on this node, as a sentence; empty when all is well.", max_length=_MESSAGE)
     ] = ""
+    reason: Annotated[
+        str,
+        About(
+            "Why the intercept is not carried out on this node, as one word for programs; empty when it is.",
+            max_length=64,
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,8 @@ class Informer:
     """``objects`` is what there is, by namespace and name.
 
     ``changed(key, object)`` is called in the event loop after each change, with ``None`` for what is gone.
-    ``synced`` is set after the first list.
+    ``synced`` is set after the first list. ``slim`` makes of an object what is kept in ``objects``, its metadata at
+    least: whoever takes what matters in ``changed`` need not have all of it in memory.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Informer:
         namespace: str = "",
         labels: str = "",
         fields: str = "",
+        slim: Callable[[Object], Object] = lambda item: item,
     ) -> None:
         self.objects: dict[Key, Object] = {}
         self.synced = asyncio.Event()
@@ -55,6 +57,7 @@ class Informer:
         self._api = api
         self._resource = resource
         self._changed = changed
+        self._slim = slim
         self._where: dict[str, Any] = {"namespace": namespace, "labels": labels, "fields": fields}
 
     async def run(self) -> None:
@@ -87,7 +90,7 @@ class Informer:
             self._tell(key, None)
         for key, item in found.items():
             before = self.objects.get(key)
-            self.objects[key] = item
+            self.objects[key] = self._slim(item)
             if before is None or _version(before) != _version(item):
                 self._tell(key, item)
         return version
@@ -102,7 +105,7 @@ class Informer:
                     self.objects.pop(key_of(item), None)
                     self._tell(key_of(item), None)
                 elif kind != "BOOKMARK":
-                    self.objects[key_of(item)] = item
+                    self.objects[key_of(item)] = self._slim(item)
                     self._tell(key_of(item), item)
                 yield _version(item)
 
@@ -131,3 +134,10 @@ def key_of(item: Object) -> Key:
 
 def _version(item: Object) -> str:
     return str(item["metadata"]["resourceVersion"])
+
+
+def only_identity(item: Object) -> Object:
+    """For ``Informer``'s ``slim``: what it needs itself, and nothing else."""
+    meta = item["metadata"]
+    kept = {name: meta[name] for name in ("namespace", "name", "resourceVersion") if name in meta}
+    return {"metadata": kept}
