@@ -37,8 +37,8 @@ class SessionClient:
         self.paths = Paths.of(run_dir, user, cluster)
         self.user = user
 
-    def info(self) -> dict[str, Any]:
-        """What the daemon knows of itself.
+    def info(self, *, stay: bool = False) -> dict[str, Any]:
+        """What the daemon knows of itself. ``stay``: it is to wait some seconds for an intercept before it ends.
 
         ``session``, ``user``, ``pid``, ``started`` (Unix seconds), ``address``, ``agent_address``,
         ``endpoint``, ``up``, ``rtt_ms``, ``wireguard`` (a sentence), ``log`` (a path), ``agents`` (a list of ``node``,
@@ -46,7 +46,7 @@ class SessionClient:
         list of ``name``, ``handler``, ``handler_up``, ``tunnel_port``, ``open``, ``total``, ``refused``
         (connections) and ``problem`` (empty: none).
         """
-        return dict(self._call("info"))
+        return dict(self._call("info", stay=stay))
 
     def add(self, intercept: Intercept) -> InterceptStatus:
         """Create an intercept of this session. ``session`` and ``tunnel_port`` are filled in by the daemon.
@@ -112,7 +112,7 @@ def ensure_session(
     client.paths.make_folder()
     with locked(client.paths.start, _START_SECONDS, f"Somebody else is starting the session of {user}."):
         try:
-            running = client.info()["session"]
+            running = client.info(stay=True)["session"]
         except NotThere:
             _start(client.paths, run_dir, user, name, cluster)
         else:

@@ -34,6 +34,8 @@ ASK_AFTER = 1.0
 """Seconds of an agent's silence after which its NodeAgent is read again, and between two such readings."""
 KEEP_SECONDS = 10.0
 """Seconds that a node's link outlives the node's part in every intercept."""
+FIRST_NUDGES = 0.15
+"""Seconds between two handshakes with an agent that has not answered yet."""
 SETTLE_SECONDS = 3.0
 """Seconds that a new intercept waits for the links that it needs."""
 
@@ -199,7 +201,8 @@ class ClusterPresence:
     async def _keep_links(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), NUDGE_EVERY)
+                young = not all(link.ever_up for link in self._links.values())
+                await asyncio.wait_for(self._news.wait(), FIRST_NUDGES if young else NUDGE_EVERY)
             self._news.clear()
             try:
                 await self._link_all()

@@ -127,7 +127,9 @@ class Daemon:
             return encode_error(error)
 
     async def _call_info(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
-        del args, reader
+        del reader
+        if args.get("stay") is True:
+            self._wishes.stay()
         return self._info()
 
     async def _call_add(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:

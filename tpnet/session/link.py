@@ -31,6 +31,8 @@ NUDGE_EVERY = 0.5
 _ENDPOINT_SECONDS = 1.5
 _ENDPOINT_ROUNDS = 2
 _NUDGE_AFTER = 1.0
+_TRIES = 4
+"""Handshakes with an agent that never answered, before its next endpoint."""
 _ANEW_AFTER = 6.0
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,11 @@ class Link:
     def up(self) -> bool:
         """Whether the agent has answered a heartbeat within two seconds."""
         return self._pulse is not None and self._pulse.up
+
+    @property
+    def ever_up(self) -> bool:
+        """Whether the agent has ever answered."""
+        return self._came_up.is_set()
 
     @property
     def rtt_ms(self) -> float:
@@ -113,15 +120,21 @@ class Link:
 
         Raises ``TpnetError``.
         """
-        if self._pulse is None or self._pulse.silent_for < _NUDGE_AFTER or not self.agent.endpoints:
+        if self._pulse is None or not self.agent.endpoints:
+            return
+        if not self._came_up.is_set():
+            # The agent may not have heard of our key when the first handshake came; WireGuard's own next one is five
+            # seconds later.
+            self._turn += 1
+            self._try(parse_endpoint(self.agent.endpoints[self._turn // _TRIES % len(self.agent.endpoints)]))
+            return
+        if self._pulse.silent_for < _NUDGE_AFTER:
             return
         if self.endpoint is not None and (
             not self._down_since or time.monotonic() - self._down_since < _ANEW_AFTER
         ):
             # Before the agent gives us up, which takes two seconds of silence.
             self._end.set_endpoint(self.agent.public_key, self.endpoint, keepalive=KEEPALIVE)
-            if not self._down_since and self._pulse.silent_for > _ANEW_AFTER:
-                self._down_since = time.monotonic() - _ANEW_AFTER  # it has never answered
         else:
             self._down_since = time.monotonic()
             self._turn += 1

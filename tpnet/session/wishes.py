@@ -98,6 +98,10 @@ class Wishes:
         busy = self._wishes or self._closing or self._lock.locked()
         return not busy and time.monotonic() > self._patience
 
+    def stay(self) -> None:
+        """Somebody is about to ask for an intercept: do not end for want of one just now."""
+        self._patience = max(self._patience, time.monotonic() + _FIRST_WISH_SECONDS)
+
     async def add(self, draft: Intercept) -> InterceptStatus:
         """Open a door and create the intercept. Raises ``TpnetError``, leaving nothing."""
         handler = parse_handler(draft.handler)

@@ -338,7 +338,8 @@ class ClusterControl:
             silent = not (latest.get("status") or {}).get("nodes")
             patience = NOBODY_SECONDS if silent else READY_SECONDS
             left = started + patience - time.monotonic()
-            if left <= 0 or _is_ready(latest, generation):
+            # Each agent says by itself what it sees: the condition may be a step ahead of a node's part.
+            if left <= 0 or (_is_ready(latest, generation) and status.ready == status.total):
                 return status
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
