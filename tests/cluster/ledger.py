@@ -2,7 +2,8 @@
 
 Tests start one while they break things. A third of the requests carry each developer's header, the rest carry
 none; half of them go over connections of their own, half over kept ones. Every request is asked once: what a
-client sees is what the ledger says.
+client sees is what the ledger says. A kept connection that ends between two requests is told apart: servers do that,
+and clients ask again.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class Ledger:
         threads = 10
         self._pause = threads / rate
         self._threads = [
-            threading.Thread(target=self._run, args=(number, number % 2 == 0), daemon=True) for number in range(threads)
+            threading.Thread(target=self._run, args=(number, number % 2 == 0), daemon=True)
+            for number in range(threads)
         ]
 
     def __enter__(self):
@@ -70,8 +72,16 @@ class Ledger:
     # What the ledger says.
 
     def errors(self, since=0.0):
-        """The requests that failed."""
-        return [entry for entry in self.entries if entry.error and entry.at >= since]
+        """The requests that failed; not those on a kept connection that was closed meanwhile."""
+        return [
+            one
+            for one in self.entries
+            if one.error and not one.error.startswith("closed") and one.at >= since
+        ]
+
+    def closed(self, since=0.0):
+        """The requests that found their kept connection closed or reset."""
+        return [one for one in self.entries if one.error.startswith("closed") and one.at >= since]
 
     def strays(self):
         """The requests that a developer got whose header they did not carry."""
@@ -90,12 +100,15 @@ class Ledger:
                 count[entry.header, who] += 1
         return count
 
-    def wait_for(self, header, who, seconds=10.0, times=20):
-        """Wait until the last ``times`` requests with this header were all answered by ``who`` (or ``app``)."""
+    def wait_for(self, header, who, seconds=10.0, times=10):
+        """Wait until the last ``times`` requests with this header were all answered by ``who`` (or ``app``).
+
+        Those over connections of their own: a kept one that was opened while nobody redirected stays with the app.
+        """
         deadline = time.monotonic() + seconds
         while True:
             with self._lock:
-                last = [entry for entry in self.entries if entry.header == header][-times:]
+                last = [one for one in self.entries if one.header == header and not one.kept][-times:]
             if len(last) == times and all(one.answered.partition(":")[0] == who for one in last):
                 return last[0].at
             assert time.monotonic() < deadline, f"{header!r} is not answered by {who}: {last[-5:]}"
@@ -111,12 +124,15 @@ class Ledger:
             turn += 1
             began = time.monotonic()
             answered = error = ""
+            used = connection is not None
             try:
                 if connection is None:
                     connection = _Connection(self._netns, self._address)
                 answered = self._ask(connection, header, kept)
             except (OSError, http.client.HTTPException, ValueError) as failure:
                 error = f"{type(failure).__name__}: {failure}"
+                if used and isinstance(failure, ConnectionError):  # http.client's RemoteDisconnected is one
+                    error = f"closed: {error}"
             if connection is not None and (error or not kept or connection.sock is None):
                 connection.close()
                 connection = None
