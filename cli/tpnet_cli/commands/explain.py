@@ -6,6 +6,7 @@ import click
 
 from tpnet.model import InvalidInput
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 _HELP = """Show where a request would go, and why. Sends nothing.
 
@@ -25,16 +26,22 @@ Example:
     "-H", "--header", "headers", multiple=True, metavar="'KEY: VALUE'", help="A header; as often as needed."
 )
 @click.option("--port", "-p", type=click.IntRange(1, 65535), help="The service's port, when it is not plain.")
+@where_options()
 @output_option()
 def explain(
-    target: str, path: str, method: str, headers: tuple[str, ...], port: int | None, output: str | None
+    where: Where,
+    target: str,
+    path: str,
+    method: str,
+    headers: tuple[str, ...],
+    port: int | None,
+    output: str | None,
 ) -> None:
     """Ask the agent, which decides by the rules that its worker has."""
     fields = [_field(text) for text in headers]
-    from tpnet.control.local import LocalControl
     from tpnet.model.codec import encode
 
-    with LocalControl() as control:
+    with where.control() as control:
         explanation = control.explain(target, port, method, path, fields)
     if is_data(output):
         write_data(encode(explanation), output)

@@ -12,6 +12,7 @@ from tpnet.model import Intercept, OnFailure
 from tpnet.model.names import check_name
 from tpnet_cli import identity, ports
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +73,10 @@ Examples:
     "--to", "host", default="127.0.0.1", metavar="HOST", show_default=True, help="Where your process listens."
 )
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
+@where_options()
 @output_option()
 def intercept(
+    where: Where,
     target: str,
     port: str | None,
     headers: tuple[str, ...],
@@ -89,26 +92,31 @@ def intercept(
     """Hold the steps in order; each is a function below."""
     # What costs nothing to check comes first: a mistyped flag is told before anything is asked or started.
     local, remote = ports.parse_port(port) if port is not None else (None, None)
-    me = identity.user_name(user)
+    if not where.is_cluster:
+        identity.user_name(user)
     rules = _rules(headers, path_equal, path_prefix, path_regex)
+    given = name is not None
     if name is not None:
         check_name("intercept", name)
     _handler(host, local or 1)
 
-    from tpnet.control.local import LocalControl
     from tpnet.model.codec import encode
     from tpnet_cli.terminal import Steps, make_console, show
     from tpnet_cli.views.made import made_view
 
     console = make_console()
-    with LocalControl() as control:
+    with where.control() as control:
+        me = where.user(control, user)
         targets = control.resolve(target)
         ask = _ask_for_port if sys.stdin.isatty() and sys.stderr.isatty() and not is_data(output) else None
         chosen = remote or ports.choose_port(target, targets, local, ask)
         ports.check_listening(chosen, targets)
         taken = {item.intercept.name for item in control.status().intercepts}
+        name = where.name(control, name or identity.default_name(target, identity.slug(me)))
+        if not given:
+            name = identity.free_name(name, taken)
     draft = Intercept(
-        name=name or identity.free_name(identity.default_name(target, me), taken),
+        name=name,
         user=me,
         session="",
         target=target,
@@ -119,7 +127,7 @@ def intercept(
         handler=_handler(host, local or chosen),
         on_failure=OnFailure(on_failure),
     )
-    made = _make(draft, Steps(console, quiet=is_data(output)))
+    made = _make(where, draft, Steps(console, quiet=is_data(output)))
     if is_data(output):
         write_data(encode(made), output)
     else:
@@ -153,14 +161,12 @@ def _ask_for_port(choices: Sequence[int]) -> int:
     )
 
 
-def _make(draft: Intercept, steps: Steps) -> InterceptStatus:
+def _make(where: Where, draft: Intercept, steps: Steps) -> InterceptStatus:
     """Start the session if need be and create the intercept, a line for each step."""
-    from tpnet.control.local import LocalControl, default_run_dir
-    from tpnet.session import ensure_session
     from tpnet_cli.terminal import OK, WAITING
 
     with steps.doing("starting your session") as watch:
-        session = ensure_session(default_run_dir(), draft.user)
+        session = where.ensure_session(draft.user)
         facts = session.info()
     new = watch.seconds if time.time() - float(facts["started"]) < watch.seconds + 1 else None
     tunnel = f"WireGuard to {facts['endpoint']}" if facts["endpoint"] else "WireGuard"
@@ -168,15 +174,19 @@ def _make(draft: Intercept, steps: Steps) -> InterceptStatus:
 
     with steps.doing(f"redirecting port {draft.port} of {draft.target}") as watch:
         made = session.add(draft)
-    with LocalControl() as control:
+    with where.control() as control:
         kind = control.info().redirect
-    good = made.ready == made.total
+    good = made.ready == made.total > 0
     said = f"{made.ready}/{made.total} redirected ({kind}) and probed"
+    if where.is_cluster:
+        nodes = session.info()["agents"]
+        said += f", on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
+        good = good and all(node["up"] for node in nodes)
     steps.done(OK if good else WAITING, "targets", said, watch.seconds)
     for problem in made.problems:
         steps.done(WAITING, "", problem)
     if not made.handler_up:
-        where = "to the app" if draft.on_failure is OnFailure.APP else "unanswered (502)"
-        said = f"nothing listens on {made.intercept.handler} yet; requests go {where} until it does"
+        until = "to the app" if draft.on_failure is OnFailure.APP else "unanswered (502)"
+        said = f"nothing listens on {made.intercept.handler} yet; requests go {until} until it does"
         steps.done(WAITING, "handler", said)
     return made

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet.model import NotThere, TpnetError
-from tpnet_cli import identity
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from tpnet.control.local import LocalControl
+    from tpnet.control.base import Control
     from tpnet.model import InterceptStatus
     from tpnet.session import SessionClient
 
@@ -33,9 +33,10 @@ class Left:
 @click.option("--all", "everything", is_flag=True, help="All of yours.")
 @click.option("--force", is_flag=True, help="Also somebody else's.")
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
+@where_options()
 @output_option()
 def leave(
-    names: tuple[str, ...], everything: bool, force: bool, user: str | None, output: str | None
+    where: Where, names: tuple[str, ...], everything: bool, force: bool, user: str | None, output: str | None
 ) -> None:
     """End intercepts; their requests go to the app again.
 
@@ -44,14 +45,13 @@ def leave(
     if bool(names) == everything:
         raise click.UsageError("Name the intercepts to leave, or use --all; see them with tpnet list.")
 
-    from tpnet.control.local import LocalControl, default_run_dir
-    from tpnet.session import SessionClient
     from tpnet_cli.terminal import UNLIMITED, make_console, show
 
-    me = identity.user_name(user)
     console = make_console(width=UNLIMITED if is_wide(output) else None)
-    with LocalControl() as control:
-        leaving = _Leaving(control, SessionClient(default_run_dir(), me), me, force=force)
+    with where.control() as control:
+        me = where.user(control, user)
+        names = tuple(where.name(control, name) for name in names)
+        leaving = _Leaving(control, where.session(me), me, force=force)
         if everything:
             names = leaving.all_mine()
             if not names and not is_data(output):
@@ -82,7 +82,7 @@ class _Leaving:
     ``there``: what the agent has. Without an agent the session still lets go of what it would bring back.
     """
 
-    def __init__(self, control: LocalControl, session: SessionClient, me: str, *, force: bool) -> None:
+    def __init__(self, control: Control, session: SessionClient, me: str, *, force: bool) -> None:
         self._control = control
         self._session = session
         self._me = me

@@ -6,21 +6,21 @@ import time
 
 import click
 
-from tpnet_cli import identity
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 
 @click.command("list")
 @click.option("--mine", is_flag=True, help="Only yours.")
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
+@where_options(listing=True)
 @output_option()
-def list_(mine: bool, user: str | None, output: str | None) -> None:
+def list_(where: Where, mine: bool, user: str | None, output: str | None) -> None:
     """List the intercepts: whose they are, what they take, and whether they work."""
-    from tpnet.control.local import LocalControl
     from tpnet.model.codec import encode
 
-    me = identity.user_name(user)
-    with LocalControl() as control:
+    with where.control() as control:
+        me = where.user(control, user)
         intercepts = control.status().intercepts
     if mine:
         intercepts = tuple(item for item in intercepts if item.intercept.user == me)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tpnet.model import NotThere
-from tpnet_cli import identity
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -17,16 +17,15 @@ if TYPE_CHECKING:
 
 @click.command("quit")
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
+@where_options()
 @output_option()
-def quit_(user: str | None, output: str | None) -> None:
+def quit_(where: Where, user: str | None, output: str | None) -> None:
     """End your session and all of its intercepts. Their requests go to the app again."""
-    from tpnet.control.local import default_run_dir
-    from tpnet.session import SessionClient
     from tpnet_cli.terminal import UNLIMITED, Steps, make_console, show
 
-    me = identity.user_name(user)
+    me = where.own_name(user)
     console = make_console(width=UNLIMITED if is_wide(output) else None)
-    client = SessionClient(default_run_dir(), me)
+    client = where.session(me)
     facts: dict[str, Any] | None = None
     try:
         facts = client.info()

@@ -7,16 +7,17 @@ import time
 import click
 
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 
 @click.command()
+@where_options(listing=True)
 @output_option()
-def status(output: str | None) -> None:
+def status(where: Where, output: str | None) -> None:
     """Show agent, sessions, targets and intercepts in one view."""
-    from tpnet.control.local import LocalControl
     from tpnet.model.codec import encode
 
-    with LocalControl() as control:
+    with where.control() as control:
         current = control.status()
     if is_data(output):
         write_data(encode(current), output)

@@ -9,11 +9,12 @@ import click
 
 from tpnet.model import NotThere
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tpnet.control.local import LocalControl
+    from tpnet.control.base import Control
     from tpnet_cli.views.watch import Sample
 
 _PERIOD = 1.0
@@ -22,16 +23,16 @@ _PERIOD = 1.0
 @click.command()
 @click.argument("name", default="")
 @click.option("--once", is_flag=True, help="Show it once, and end.")
+@where_options(listing=True)
 @output_option()
-def watch(name: str, once: bool, output: str | None) -> None:
+def watch(where: Where, name: str, once: bool, output: str | None) -> None:
     """Follow the requests of the intercepts, or of the one called NAME, until Ctrl-C.
 
     On a terminal the table stays in place. Elsewhere it is written again whenever something has changed; -o
     json writes an object a line.
     """
-    from tpnet.control.local import LocalControl
-
-    with LocalControl() as control:
+    with where.control() as control:
+        name = where.name(control, name) if name else ""
         first = _sample(control)
         if name and name not in {item.intercept.name for item in first.status.intercepts}:
             raise NotThere(f"There is no intercept {name}.", "See which there are: tpnet list")
@@ -41,13 +42,13 @@ def watch(name: str, once: bool, output: str | None) -> None:
             _show(control, first, name, once, wide=is_wide(output))
 
 
-def _sample(control: LocalControl) -> Sample:
+def _sample(control: Control) -> Sample:
     from tpnet_cli.views.watch import Sample
 
     return Sample(control.status(), time.time())
 
 
-def _stream(control: LocalControl, sample: Sample, name: str, once: bool, output: str | None) -> None:
+def _stream(control: Control, sample: Sample, name: str, once: bool, output: str | None) -> None:
     from tpnet.model.codec import encode
     from tpnet_cli.views.watch import select
 
@@ -61,7 +62,7 @@ def _stream(control: LocalControl, sample: Sample, name: str, once: bool, output
         sample = _sample(control)
 
 
-def _show(control: LocalControl, sample: Sample, name: str, once: bool, *, wide: bool) -> None:
+def _show(control: Control, sample: Sample, name: str, once: bool, *, wide: bool) -> None:
     from tpnet_cli.terminal import UNLIMITED, make_console, rendered, show
     from tpnet_cli.views.watch import watch_view
 
@@ -83,7 +84,7 @@ def _show(control: LocalControl, sample: Sample, name: str, once: bool, *, wide:
             before, last, sample = sample, view, _sample(control)
 
 
-def _show_live(control: LocalControl, sample: Sample, name: str, console: Console, *, wide: bool) -> None:
+def _show_live(control: Control, sample: Sample, name: str, console: Console, *, wide: bool) -> None:
     from rich.live import Live
 
     from tpnet_cli.views.watch import watch_view

@@ -47,6 +47,7 @@ from tpnet.model import (
     SessionSpec,
     Status,
     TargetInfo,
+    TargetKind,
     TpnetError,
 )
 
@@ -186,11 +187,12 @@ class ClusterControl:
         ref = parse_target(target)
         obj = await self._object(target)
         ports = ports_of(ref.kind, obj)
-        address = obj.get("spec", {}).get("clusterIP") or obj.get("status", {}).get("podIP") or ""
+        service = ref.kind is TargetKind.SERVICE
+        address = f"{ref.name}.{self.namespace}" if service else obj.get("status", {}).get("podIP") or ""
         return TargetInfo(
             name=f"{self.namespace}/{label_of(ref)}",
             listening=tuple(number for _, number in ports),
-            addresses=(address,) if address and address != "None" else (),
+            addresses=(address,) if address else (),
             port_names=tuple(name for name, _ in ports),
         )
 
