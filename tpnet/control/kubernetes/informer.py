@@ -69,7 +69,6 @@ class Informer:
                 if not version:
                     version = await self._list()
                     self.synced.set()
-                self._well()
                 async for seen in self._watch(version):
                     version, pause = seen, FIRST_PAUSE
             except Gone:
@@ -98,7 +97,7 @@ class Informer:
     async def _watch(self, version: str) -> AsyncIterator[str]:
         """Take events, and give the version after each."""
         seconds = random.randint(*WATCH_SECONDS)  # noqa: S311 - spreads load
-        events = self._api.watch(self._resource, version, seconds=seconds, **self._where)
+        events = self._api.watch(self._resource, version, seconds=seconds, opened=self._well, **self._where)
         async with contextlib.aclosing(events):
             async for kind, item in events:
                 if kind == "DELETED":
