@@ -1,13 +1,13 @@
 """What the shell offers for an argument: targets, ports, intercepts, namespaces.
 
-click calls these functions with what has been typed so far. They must never say anything but words, nor take longer
-than one waits for a Tab: whatever fails, or is late, offers nothing.
+click calls these functions with what has been typed so far. They must never say anything but words, nor keep anybody
+waiting for a server: whatever fails, or is late, offers nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
+import io
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     import click
 
-PATIENCE = 0.9
-"""Seconds that an answer may take."""
+PATIENCE = 0.4
+"""Seconds that the API server has for each of two answers."""
 _FLAGS = ("local", "kubeconfig", "context", "namespace", "as_user", "as_groups")
 
 
@@ -31,7 +31,8 @@ def targets(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
 def ports(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Ports of the target that stands in the line, after ``LOCAL:`` if that has been typed."""
     del param
-    target = ctx.params.get("target")
+    # An option without its value ends click's parsing: what stood before it has got no name then.
+    target = ctx.params.get("target") or next(iter(ctx.args), "")
     local, colon, _ = incomplete.partition(":")
     found = _ask(ctx, "ports", target) if target else []
     return _beginning(incomplete, [f"{local}:{port}" if colon else port for port in found])
@@ -58,21 +59,14 @@ def _ask(ctx: click.Context, kind: str, target: str = "") -> list[str]:
     flags = {name: ctx.params[name] for name in _FLAGS if ctx.params.get(name)}
     if kind == "namespaces":
         flags.pop("namespace", None)
-    return _in_time(lambda: _words(flags, kind, target))
+    return _quietly(lambda: _words(flags, kind, target))
 
 
-def _in_time(ask: Callable[[], list[str]]) -> list[str]:
-    answer: list[str] = []
-
-    def run() -> None:
-        with contextlib.suppress(Exception):  # there is nobody to tell
-            answer.extend(ask())
-
-    # Not waited for: it ends with the process.
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(PATIENCE)
-    return list(answer)
+def _quietly(ask: Callable[[], list[str]]) -> list[str]:
+    """What ``ask`` gives, or nothing: there is nobody to tell why."""
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(Exception):
+        return ask()
+    return []
 
 
 def _words(flags: dict[str, object], kind: str, target: str) -> list[str]:

@@ -29,15 +29,25 @@ def with_own(status: Status, facts: dict[str, Any] | None) -> Status:
     if facts is None:
         return status
     entries = {entry["name"]: entry for entry in facts["intercepts"]}
-    intercepts = tuple(_known(item, entries.get(item.intercept.name)) for item in status.intercepts)
+    intercepts = tuple(
+        _known(item, entries[item.intercept.name], facts["agents"])
+        if item.intercept.name in entries
+        else item
+        for item in status.intercepts
+    )
     return dataclasses.replace(status, intercepts=intercepts)
 
 
-def _known(item: InterceptStatus, entry: dict[str, Any] | None) -> InterceptStatus:
-    if entry is None:
-        return item
-    problems = (*item.problems, entry["problem"]) if entry["problem"] else item.problems
-    return dataclasses.replace(item, handler_up=bool(entry["handler_up"]), problems=problems)
+def _known(item: InterceptStatus, entry: dict[str, Any], agents: list[dict[str, Any]]) -> InterceptStatus:
+    """Of the handler only this computer knows, and of the tunnel it knows sooner than what nodes report."""
+    problems = [*item.problems, entry["problem"]] if entry["problem"] else [*item.problems]
+    silent = [agent["node"] for agent in agents if not agent["up"]]
+    up = len(silent) < len(agents) or not agents
+    if up:
+        problems += [f"the agent of node {node} does not answer; the app answers there" for node in silent]
+    return dataclasses.replace(
+        item, handler_up=bool(entry["handler_up"]), session_up=up, problems=tuple(problems)
+    )
 
 
 def open_here(facts: dict[str, Any] | None) -> dict[str, str]:

@@ -71,7 +71,10 @@ def grant(
 @where_options(cluster_only=True)
 @output_option()
 def revoke(where: Where, name: str, kind: str | None, output: str | None) -> None:
-    """Take back all that tpnet grant gave to NAME, in every namespace. Intercepts that stand end by themselves."""
+    """Take back all that tpnet grant gave to NAME, in every namespace.
+
+    What they intercept at this moment stands until their session ends; tpnet leave --force ends it at once.
+    """
     from tpnet.control.kubernetes import grant as work
 
     subject = work.Subject(kind or "User", name)

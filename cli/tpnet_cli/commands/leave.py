@@ -123,7 +123,7 @@ class _Leaving:
         try:
             if control is not None:
                 self.there = {item.intercept.name: item for item in control.status().intercepts}
-        except NotThere as error:
+        except (NotThere, Refused) as error:  # one may be allowed to delete and not to list, or elsewhere
             self._away = error
 
     def full_name(self, name: str) -> str:
@@ -158,13 +158,14 @@ class _Leaving:
                 return Left(name, int(answer["draining"]), bool(answer["told"]))
             except NotThere:
                 pass  # its session is on another computer, or dead
-        if self._away is not None or self._control is None:
-            assert self._away is not None
+        control = self._control
+        if self._away is not None or control is None:
+            assert self._away is not None, "without a control there is a reason"
             raise NotThere(
                 f"{self._me} has no intercept {name} on this computer. {self._away.message}", self._away.hint
             )
         if item is None:
-            names = ", ".join(sorted(self._where.short(self._control, one) for one in self.there))
+            names = ", ".join(sorted(self._where.short(control, one) for one in self.there))
             raise NotThere(
                 f"There is no intercept {name}.", f"There are: {names}." if names else "There are none."
             )
@@ -173,9 +174,7 @@ class _Leaving:
                 f"The intercept {name} is {item.intercept.user}'s.",
                 "With --force it is removed all the same, if you have the right: delete-any on intercepts.tpnet.dev.",
             )
-        return Left(
-            name, self._control.delete_intercept(name, self._me, self._force).get("draining", 0), True
-        )
+        return Left(name, control.delete_intercept(name, self._me, self._force).get("draining", 0), True)
 
 
 def _lines(

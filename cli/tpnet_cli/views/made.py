@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tpnet.rules import Rules
 
 
+_SIDE_BY_SIDE = 80 - len("watch          stop  ")
+"""Columns that two commands may take together in one line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """How the intercept is spoken of where it is.
@@ -76,13 +80,7 @@ def made_view(
             _said("" if number else "targets", "   ".join([info.name, *info.addresses]))
             for number, info in enumerate(targets)
         ]
-    lines += [
-        Text(),
-        *_try_lines(made, targets),
-        Text.assemble(
-            ("watch  ", "dim"), place.line("watch"), ("        stop  ", "dim"), place.line("leave")
-        ),
-    ]
+    lines += [Text(), *_try_lines(made, targets), *_next_lines(place)]
     return Group(*lines)
 
 
@@ -106,6 +104,17 @@ def curl_line(made: InterceptStatus, targets: Sequence[TargetInfo]) -> str:
     for rule in intercept.headers:
         words += ["-H", f"{rule.name}: {rule.value}"]
     return shlex.join([*words, f"http://{host}{port}{path}"])
+
+
+def _next_lines(place: Place) -> list[Text]:
+    """What to type next: side by side where that fits any terminal, and never wrapped."""
+    watch, leave = place.line("watch"), place.line("leave")
+    if len(watch) + len(leave) < _SIDE_BY_SIDE:
+        return [Text.assemble(("watch  ", "dim"), watch, ("        stop  ", "dim"), leave)]
+    return [
+        Text.assemble((f"{label}  ", "dim"), line, no_wrap=True, overflow="ignore")
+        for label, line in (("watch", watch), ("stop ", leave))
+    ]
 
 
 def _said(label: str, text: str) -> Text:

@@ -1,15 +1,18 @@
 import dataclasses
 
 import cli_samples as samples
+import cluster_samples as on_cluster
 import pytest
 from cli_samples import check_snapshot, text_of
 from rich.cells import cell_len
 
 from tpnet.model import HeaderRule, OnFailure, PathKind, PathRule
 from tpnet.rules import Rules
+from tpnet_cli.own import open_here, with_own
+from tpnet_cli.views.cluster import cluster_view
 from tpnet_cli.views.explain import explain_view
 from tpnet_cli.views.listing import list_view
-from tpnet_cli.views.made import curl_line, made_view
+from tpnet_cli.views.made import Place, curl_line, made_view
 from tpnet_cli.views.status import group_name, status_view
 from tpnet_cli.views.watch import Sample, watch_view
 
@@ -26,7 +29,33 @@ def later():
     )
 
 
+def of_cluster(width, own=on_cluster.SESSION, **more):
+    status = with_own(on_cluster.STATUS, own)
+    return cluster_view(status, own, samples.NOW, width, place="shop", **more)
+
+
 NAMED = {
+    "cluster-status": of_cluster,
+    "cluster-status-none": lambda width: cluster_view(
+        dataclasses.replace(on_cluster.STATUS, intercepts=(), targets=()),
+        None,
+        samples.NOW,
+        width,
+        place="shop",
+        skew="This is tpnet 0.1.0, and the cluster has agents of 1.2.0. Upgrade tpnet on this computer.",
+    ),
+    "cluster-list": lambda width: list_view(
+        with_own(on_cluster.STATUS, on_cluster.SESSION).intercepts, "bob@example.org", samples.NOW, width
+    ),
+    "cluster-watch": lambda width: watch_view(
+        Sample(on_cluster.STATUS, samples.NOW, open_here(on_cluster.SESSION)), None, "", width
+    ),
+    "cluster-made": lambda width: made_view(
+        on_cluster.BOB,
+        RULES,
+        (on_cluster.INFO,),
+        place=Place("orders-bob", "the pods", "kubectl tpnet", "-n shop"),
+    ),
     "list": lambda width: list_view(EVERYTHING, "bob", samples.NOW, width),
     "list-plain": lambda width: list_view(
         (samples.BOB, samples.ALICE, samples.DEAD), "bob", samples.NOW, width
@@ -58,6 +87,7 @@ def test_wide_shows_every_column_whatever_the_terminal():
         "status-wide", text_of(status_view(samples.STATUS, samples.NOW, 10_000, wide=True), 10_000)
     )
     now, before = Sample(later(), samples.NOW + 1), Sample(samples.STATUS, samples.NOW)
+    check_snapshot("cluster-status-wide", text_of(of_cluster(10_000, wide=True), 10_000))
     check_snapshot("watch-wide", text_of(watch_view(now, before, "", 10_000, wide=True), 10_000))
 
 
@@ -67,7 +97,9 @@ def test_wide_says_which_session_and_which_targets():
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 120])
-@pytest.mark.parametrize("name", ["list", "status", "watch", "explain"])
+@pytest.mark.parametrize(
+    "name", ["list", "status", "watch", "explain", "cluster-status", "cluster-list", "cluster-watch"]
+)
 def test_no_table_is_wider_than_the_terminal(name, width):
     lines = text_of(NAMED[name](width), width).splitlines()
     assert max(cell_len(line) for line in lines) <= width
