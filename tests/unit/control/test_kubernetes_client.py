@@ -165,7 +165,13 @@ def ready(obj, status="True", count=2, kind="Ready", reason="Redirected", messag
         "observedGeneration": generation,
     }
     node = {"node": "n1", "ready": count if status == "True" else 0, "total": count, "sessionUp": True}
-    return {"conditions": [condition], "nodes": [node], "observedGeneration": generation}
+    redirected = f"{node['ready']}/{count}"
+    return {
+        "conditions": [condition],
+        "nodes": [node],
+        "observedGeneration": generation,
+        "redirected": redirected,
+    }
 
 
 @pytest.fixture
