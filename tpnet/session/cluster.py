@@ -121,9 +121,14 @@ class ClusterPresence:
         """Wait a moment until the agents of all nodes that serve our intercepts answer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
-                while not (self.up and self.control.nodes(self.name) <= self._links.keys()):
+                while not self._is_settled():
                     self._settling.clear()
                     await self._settling.wait()
+
+    def _is_settled(self) -> bool:
+        return all(
+            (link := self._links.get(node)) is not None and link.up for node in self.control.nodes(self.name)
+        )
 
     async def expect(self, intercept: Intercept) -> None:
         """An intercept is about to be made: learn from its status which nodes serve it."""

@@ -123,6 +123,11 @@ class Link:
         if self._pulse is None or not self.agent.endpoints:
             return
         if not self._came_up.is_set():
+            if self._shook_hands():
+                # The echo is on its way. Another handshake would take the keys away that the agent now sends by, and if
+                # it comes too soon after the last one the agent drops it: then there are none for five seconds.
+                self._pulse.send_now()
+                return
             # The agent may not have heard of our key when the first handshake came; WireGuard's own next one is five
             # seconds later.
             self._turn += 1
@@ -155,6 +160,11 @@ class Link:
         # A new peer each time: WireGuard starts one handshake in five seconds with a known one.
         self._end.add_peer(self.agent.public_key, endpoint=endpoint, keepalive=KEEPALIVE)
         self._pulse.send_now()
+
+    def _shook_hands(self) -> bool:
+        """Whether the handshake was done, less than a second ago."""
+        peer = self._end.peers().get(self.agent.public_key)
+        return peer is not None and time.time() - peer.last_handshake < _NUDGE_AFTER
 
     async def _is_up_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -65,6 +65,8 @@ READY_SECONDS = 10.0
 """Seconds that ``create_intercept`` waits for the agents; afterwards it says what they have said until then."""
 NOBODY_SECONDS = 3.0
 """Seconds that it waits when no agent has said anything, or there is no endpoint."""
+COPY_SECONDS = 1.0
+"""Seconds that it waits for its own copy of the object."""
 SESSION_LABEL = "tpnet.dev/session"
 """The label of an Intercept with its session's name: by it the daemon watches its own alone."""
 
@@ -84,6 +86,7 @@ class ClusterControl:
         self._thread = threading.Thread(target=self._loop.run_forever, name="kubernetes", daemon=True)
         self._thread.start()
         self._informers: dict[str, tuple[Informer, asyncio.Task[None]]] = {}
+        self._moved = asyncio.Event()  # one of the copies has changed
         self._api: Api | None = None
         try:
             self._api = self._run(
@@ -251,13 +254,17 @@ class ClusterControl:
         """Keep a copy of the session's intercepts in ``namespace``; ``changed`` is called from another thread."""
         key = f"{namespace}/{session}"
 
+        def moved(_key: object, _item: object) -> None:
+            self._moved.set()
+            changed()
+
         async def start() -> None:
             if key in self._informers:
                 return
             informer = Informer(
                 self.api,
                 INTERCEPTS,
-                lambda _key, _item: changed(),
+                moved,
                 namespace=namespace,
                 labels=f"{SESSION_LABEL}={session}",
             )
@@ -269,11 +276,11 @@ class ClusterControl:
     def nodes(self, session: str) -> set[str]:
         """The nodes whose agents have said something of the session's followed intercepts."""
         return {
-            part["node"]
+            node
             for key, (informer, _) in list(self._informers.items())
             if key.endswith(f"/{session}")
             for item in list(informer.objects.values())
-            for part in (item.get("status") or {}).get("nodes") or ()
+            for node in _nodes_of(item)
         }
 
     def agent(self, node: str) -> NodeAgentSpec:
@@ -304,10 +311,25 @@ class ClusterControl:
                 ) from error
             raise
         try:
-            return await self._wait(made)
+            latest = await self._wait(made)
         except BaseException:
             await self.api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
             raise
+        await self._copied(latest)
+        return status_of(latest)
+
+    async def _copied(self, item: Object) -> None:
+        """Wait until the copy that is followed is as far as what was seen here: ``nodes`` is to know all of them."""
+        meta = item["metadata"]
+        followed = self._informers.get(f"{meta['namespace']}/{item['spec']['session']}")
+        if followed is None:
+            return
+        objects, key = followed[0].objects, (meta["namespace"], meta["name"])
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(COPY_SECONDS):
+                while not _nodes_of(item) <= _nodes_of(objects.get(key, {})):
+                    self._moved.clear()
+                    await self._moved.wait()
 
     async def _take_over(self, namespace: str, name: str, obj: Object) -> Object:
         """One's own of the same name and content, left by a session that is no more, goes to the new session."""
@@ -329,7 +351,8 @@ class ClusterControl:
         }
         return await self.api.merge(INTERCEPTS, name, namespace, patch)
 
-    async def _wait(self, made: Object) -> InterceptStatus:
+    async def _wait(self, made: Object) -> Object:
+        """The object when it is Ready, or has had its time. Raises what the agents refuse it with."""
         meta = made["metadata"]
         generation, started = meta["generation"], time.monotonic()
         version, latest = meta["resourceVersion"], made
@@ -340,9 +363,10 @@ class ClusterControl:
             silent = not (latest.get("status") or {}).get("nodes")
             patience = NOBODY_SECONDS if silent else READY_SECONDS
             left = started + patience - time.monotonic()
-            # Each agent says by itself what it sees: the condition may be a step ahead of a node's part.
-            if left <= 0 or (_is_ready(latest, generation) and status.ready == status.total):
-                return status
+            # Each agent says by itself what it sees: the condition may be a step ahead of some node's part.
+            counted = (latest.get("status") or {}).get("redirected", "")
+            if left <= 0 or (_is_ready(latest, generation) and counted == f"{status.ready}/{status.total}"):
+                return latest
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     latest = await self._next(meta["namespace"], meta["name"], version) or latest
@@ -443,6 +467,11 @@ def _refusal(obj: Object, generation: int) -> TpnetError | None:
                 return Conflict(message, "Use another value, or --http-header=auto for one of your own.")
             return Refused(message)
     return None
+
+
+def _nodes_of(obj: Object) -> set[str]:
+    """The nodes whose agents have said something of it."""
+    return {part["node"] for part in (obj.get("status") or {}).get("nodes") or ()}
 
 
 def _is_ready(obj: Object, generation: int) -> bool:
