@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
     from tpnet.model import AgentStatus
@@ -15,13 +16,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--client", is_flag=True, help="Only this command's; the agent is not asked.")
+@where_options()
 @output_option()
-def version(client: bool, output: str | None) -> None:
+def version(where: Where, client: bool, output: str | None) -> None:
     """Show the version of this command and, when one answers, of the agent."""
     from tpnet import __version__
 
     versions = {"tpnet": __version__}
-    agent = None if client else _agent()
+    agent = None if client else _agent(where)
     if agent is not None:
         versions["agent"] = agent.version
     if is_data(output) or is_wide(output):
@@ -39,12 +41,11 @@ def version(client: bool, output: str | None) -> None:
         click.echo(f"{name:<{width}} {text}")
 
 
-def _agent() -> AgentStatus | None:
-    from tpnet.control.local import LocalControl
+def _agent(where: Where) -> AgentStatus | None:
     from tpnet.model import TpnetError
 
     try:
-        with LocalControl() as control:
+        with where.control() as control:
             return control.info()
     except TpnetError:
         return None

@@ -125,7 +125,6 @@ def test_no_agent_is_said_with_the_way_to_start_one(home, capsys):
         (["intercept"], "✗ Missing argument 'TARGET'."),
         (["leave"], "✗ Name the intercepts to leave, or use --all"),
         (["status", "-o", "xml"], "✗ Invalid value"),
-        (["agent", "run"], "✗ It is not said which node this is."),
     ],
 )
 def test_usage_errors_look_alike_and_exit_2(args, says, home, capsys):

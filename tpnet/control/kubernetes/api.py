@@ -174,6 +174,8 @@ class Api:
     ) -> AsyncGenerator[tuple[str, Object], None]:
         """Events after ``version``: ADDED, MODIFIED, DELETED or BOOKMARK, and the object. Ends after ``seconds``.
 
+        First comes OPEN, with no object, once the server has begun to answer.
+
         Raises ``Gone`` when the version is too old, and as ``get`` does.
         """
         query = {
@@ -187,6 +189,7 @@ class Api:
         answer = await self._send("GET", resource.path(namespace), query, seconds=seconds + 30.0)
         response = answer.response
         try:
+            yield "OPEN", {}
             while True:
                 try:
                     line = await response.content.readline()

@@ -69,7 +69,6 @@ class Informer:
                 if not version:
                     version = await self._list()
                     self.synced.set()
-                self._well()
                 async for seen in self._watch(version):
                     version, pause = seen, FIRST_PAUSE
             except Gone:
@@ -101,6 +100,9 @@ class Informer:
         events = self._api.watch(self._resource, version, seconds=seconds, **self._where)
         async with contextlib.aclosing(events):
             async for kind, item in events:
+                if kind == "OPEN":
+                    self._well()
+                    continue
                 if kind == "DELETED":
                     self.objects.pop(key_of(item), None)
                     self._tell(key_of(item), None)
