@@ -50,7 +50,8 @@ class Who:
                 return Answer(answer.status, json.loads(answer.read()))
         except urllib.error.HTTPError as refused:
             with refused:
-                return Answer(refused.code, json.loads(refused.read()))
+                text = refused.read().decode()
+                return Answer(refused.code, json.loads(text) if text.startswith("{") else {"message": text})
 
     # What people and agents do, in few words.
 
