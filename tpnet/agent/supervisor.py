@@ -34,6 +34,7 @@ from tpnet.datapath.netns import all_namespaces
 from tpnet.datapath.program import compile_program
 from tpnet.datapath.redirect import probe
 from tpnet.datapath.source_address import sweep_all
+from tpnet.datapath.sysctl import make_net_sysctls_writable
 from tpnet.model import AgentStatus, Refused, TpnetError
 from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
 from tpnet.tunnel import AGENT_UDP_PORT
@@ -90,6 +91,8 @@ class Agent:
                 "Choose another: TPNET_RUN_DIR=/run/tpnet",
             ) from error
         raise_file_limit()
+        if make_net_sysctls_writable():
+            _log.info("/proc/sys/net was read-only in this container, and is writable now")
         state = StateFile(self._run_dir)
         await asyncio.to_thread(sweep, state)
 
