@@ -298,11 +298,10 @@ class Target:
         """Count a verdict, or what became of a request later."""
         count = self.count
         if route is None:
-            count.requests += 1
             if letter == "F":
-                count.app_requests += 1
                 count.unmatched += 1
                 return
+            count.requests += 1
             if letter == "A":
                 count.app_requests += 1
             count.verdicts[letter] += 1
