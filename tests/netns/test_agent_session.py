@@ -142,8 +142,9 @@ def test_matched_requests_go_to_the_handler_and_all_others_to_the_app(lab, lapto
 
 
 def test_two_developers_a_global_one_and_a_path_at_once(lab, laptops):
-    bob, alice = laptops.user("bob"), laptops.user("alice")
-    bob.add(lab)
+    bob = laptops.user("bob")
+    bob.add(lab)  # before alice comes: a session daemon that is given nothing ends after seconds
+    alice = laptops.user("alice")
     alice.add(lab, headers=(), path=PathRule(PathKind.PREFIX, "/api"))
     assert goes_to(lab, bob.matched(), bob.name)  # personal beats global
     assert goes_to(lab, GET % b"", alice.name)
