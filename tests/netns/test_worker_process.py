@@ -341,3 +341,21 @@ def test_a_client_may_come_from_any_port(net, make_lab, program, v4, everywhere)
         for sock in open_:
             sock.close()
         server.close()
+
+
+def test_a_removed_target_leaves_no_descriptor(net, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(net.pod.netns, PORT, program)
+    counts = []
+    for number in range(1, 5):
+        with net.connect(PORT) as sock:
+            sock.sendall(GET)
+            assert answer(sock) == (200, "app 0")
+        redirect.disable(PORT)
+        lab.drained.clear()
+        lab.remove(0.0, target=number)
+        assert lab.drained.wait(15)
+        counts.append(lab.fds())
+        redirect.remove(PORT)
+        lab.hand_over(redirect, net.pod.netns, PORT, target=number + 1)
+    assert len(set(counts)) == 1, counts

@@ -355,6 +355,13 @@ class WorkerLab:
         redirect.enable(port)
         return redirect
 
+    def hand_over(self, redirect, netns, port, target):
+        """Another target at a redirect whose port was removed; numbers are never used twice."""
+        self._netns[target] = netns
+        listener = redirect.add(port)
+        self.send(AddTarget(target, "t", port, keep_source=True), [listener.fileno(), redirect.bypass_fd])
+        redirect.enable(port)
+
     def add_plain_target(self, netns, port, listener, target=1):
         """A target without a redirect: ``listener`` is the test's own."""
         self._netns[target] = netns
