@@ -38,15 +38,11 @@ COMMANDS = (
     ),
     Lazy("watch", "tpnet_cli.commands.watch", "watch", "Follow the requests of the intercepts as they come."),
     Lazy("quit", "tpnet_cli.commands.quit", "quit_", "End your session and all of its intercepts."),
-    Lazy(
-        "install",
-        "tpnet_cli.commands.install",
-        "install",
-        "Install tpnet in a cluster, or upgrade it. For admins.",
-    ),
+    Lazy("install", "tpnet_cli.commands.install", "install", "Put tpnet into a cluster."),
     Lazy("upgrade", "tpnet_cli.commands.install", "install", "The same as install."),
-    Lazy("uninstall", "tpnet_cli.commands.install", "uninstall", "Remove tpnet from a cluster. For admins."),
-    Lazy("grant", "tpnet_cli.commands.install", "grant", "Give somebody the right to intercept. For admins."),
+    Lazy("uninstall", "tpnet_cli.commands.install", "uninstall", "Take tpnet out of a cluster."),
+    Lazy("grant", "tpnet_cli.commands.grant", "grant", "Let somebody intercept in a namespace."),
+    Lazy("revoke", "tpnet_cli.commands.grant", "revoke", "Take that back."),
     Lazy("agent", "tpnet_cli.commands.agent", "agent", "The part that runs on the node."),
     Lazy("lab", "tpnet_cli.commands.lab", "lab", "A small network on this machine to try it in."),
     Lazy("version", "tpnet_cli.commands.version", "version", "The versions of the command and of the agent."),
@@ -56,8 +52,8 @@ _GROUP_HELP = """Requests of a running service that carry your header arrive at 
 
 Everybody else's are served as before; nothing is restarted for it. Start with: tpnet intercept TARGET
 
-With a kubeconfig (KUBECONFIG, ~/.kube/config, or kubectl's flags) TARGET is a service of the cluster. With --local,
-TPNET_RUN_DIR, or without a kubeconfig, it is a network namespace, process or container of this machine.
+It works in the cluster that kubectl would use: that of --context and --kubeconfig, of KUBECONFIG or of ~/.kube/config.
+With --local, with TPNET_RUN_DIR, or where there is no kubeconfig, it works with an agent on this machine.
 """
 
 

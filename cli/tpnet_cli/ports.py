@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from tpnet.model import TargetInfo
 
-_PORTS = re.compile(r"([0-9]{1,9})(?::([0-9]{1,9}))?")
+_PORTS = re.compile(r"([0-9]{1,9})(?::([a-z0-9-]{1,63}))?")
 
 _PORT_HINT = "LOCAL:REMOTE is the port here and the port of the service: --port 8080:80. LOCAL alone is both."
 
 
-def parse_port(text: str) -> tuple[int, int | None]:
-    """The local port and, when it was given, the remote one.
+def parse_port(text: str) -> tuple[int, int | str | None]:
+    """The local port and, when it was given, the remote one: its number, or in a cluster its name.
 
     Raises ``InvalidInput``.
     """
@@ -30,13 +30,36 @@ def parse_port(text: str) -> tuple[int, int | None]:
         raise InvalidInput(
             f"--port={text}: a port number is wanted, or two with a colon between.", _PORT_HINT
         )
-    ports = [int(part) for part in found.groups() if part]
+    ports = [int(part) if part.isdigit() else part for part in found.groups() if part]
     for port in ports:
-        if not 0 < port < 65536:
+        if isinstance(port, int) and not 0 < port < 65536:
             raise InvalidInput(
                 f"--port={text}: there is no port {port}; they go from 1 to 65535.", _PORT_HINT
             )
-    return ports[0], ports[1] if len(ports) == 2 else None
+    return int(ports[0]), ports[1] if len(ports) == 2 else None
+
+
+def named_port(name: str, targets: Sequence[TargetInfo]) -> int:
+    """The number of a port of that name. Raises ``NotThere``."""
+    for info in targets:
+        for known, number in zip(info.port_names, info.listening, strict=False):
+            if known == name:
+                return number
+    known_names = ", ".join(known for info in targets for known in info.port_names if known)
+    raise NotThere(
+        f"There is no port named {name}.",
+        f"There are: {known_names}." if known_names else "Its ports have no names; give the number.",
+    )
+
+
+def check_declared(port: int, info: TargetInfo) -> None:
+    """Raise ``NotThere`` when a Service has no such port. Of all else, containers need not declare theirs."""
+    if "/svc/" in info.name and port not in info.listening:
+        ports = ", ".join(map(str, info.listening[:10]))
+        raise NotThere(
+            f"The Service {info.name.replace('/svc/', '/')} has no TCP port {port}.",
+            f"It has: {ports}." if ports else "It has none at all.",
+        )
 
 
 def check_listening(port: int, targets: Sequence[TargetInfo]) -> None:

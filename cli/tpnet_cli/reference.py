@@ -23,8 +23,9 @@ What each exit code means: [exit codes](exit-codes.md).
 
 | environment | means | default |
 |---|---|---|
-| `TPNET_RUN_DIR` | the agent's folder, with its socket | `/run/tpnet` |
-| `TPNET_USER` | your name | who called sudo, or who logged in |
+| `KUBECONFIG` | the cluster, as for kubectl | `~/.kube/config` |
+| `TPNET_RUN_DIR` | the agent's folder, with its socket; without a cluster, then | `/run/tpnet` |
+| `TPNET_USER` | your name, without a cluster | who called sudo, or who logged in |
 | `TPNET_STATE_DIR` | where the id of `--http-header auto` is kept | `~/.local/state/tpnet` |
 | `TPNET_LAB_DIR` | the labs' files | `/run/tpnet-lab` |
 | `NO_COLOR` | no colours | |
@@ -32,6 +33,32 @@ What each exit code means: [exit codes](exit-codes.md).
 | `COLUMNS` | the width of tables | the terminal's |
 
 What is not a terminal gets every column, no colours and no control codes.
+
+## Where a command looks
+
+The first of these that holds:
+
+1. `--local`: the agent of this machine.
+2. Any of kubectl's flags (`--context`, `--kubeconfig`, `-n`, `-A`, `-l`, `--as`): a cluster.
+3. `TPNET_RUN_DIR` is set: the agent of this machine.
+4. `KUBECONFIG` is set, or `~/.kube/config` is there: that cluster.
+5. The agent of this machine, if its socket is there.
+
+A session stays with the context it was begun in, whatever becomes the current one later.
+In a cluster you are who its API server says, and names of intercepts are those of a namespace:
+`orders-bob` in the one that is in effect, or `shop/orders-bob`.
+
+`kubectl tpnet` is the same command; kubectl finds it as `kubectl-tpnet`.
+
+## Completion
+
+Services, ports, intercepts and namespaces are completed too.
+
+```
+bash   eval "$(_TPNET_COMPLETE=bash_source tpnet)"      in ~/.bashrc
+zsh    eval "$(_TPNET_COMPLETE=zsh_source tpnet)"       in ~/.zshrc
+fish   _TPNET_COMPLETE=fish_source tpnet | source       in ~/.config/fish/completions/tpnet.fish
+```
 """
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rich.console import RenderableType
 
@@ -104,6 +104,7 @@ class Steps:
             yield watch
             return
         status = self._console.status(Text(f"{what} …"), spinner="dots")
+        watch.say = lambda text: status.update(Text(f"{text} …"))
         timer = threading.Timer(PATIENCE, status.start)
         timer.daemon = True
         timer.start()
@@ -136,6 +137,8 @@ class Watch:
 
     def __init__(self) -> None:
         self._start = time.monotonic()
+        self.say: Callable[[str], None] | None = None
+        """Changes what is shown meanwhile; ``None`` where nothing is."""
 
     @property
     def seconds(self) -> float:

@@ -79,6 +79,8 @@ def test_requests_of_a_service_reach_the_developer_from_every_replica_through_sc
         cluster.wait_ready(namespace, "app=orders", replicas)
 
         def settled(replicas=replicas):
+            if len(cluster.pods(namespace, "app=orders")) != replicas:
+                return False  # some are still on their way out, and kube-proxy may not know yet
             return state(cluster, namespace, "orders-bob")["redirected"] == f"{replicas}/{replicas}"
 
         wait_for(lambda: str(state(cluster, namespace, "orders-bob")), settled, 20)

@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from kubelab.tools import wait_until
 from who import admin, path
 
 from tpnet.control.kubernetes.convert import to_api
@@ -213,6 +214,9 @@ def test_what_an_intercept_asks_for_stays_and_where_it_goes_may_change(cluster, 
 
 def test_kubectl_explains_every_field(cluster, ask):
     assert ask([H("X", "1")]).allowed
-    text = cluster.kubectl("explain", "tpi.spec.onFailure").stdout
+    field = ("explain", "tpi.spec.onFailure")
+    # Discovery comes a moment after the kind.
+    wait_until(lambda: cluster.kubectl(*field, check=False).returncode == 0, 20, "kubectl to know tpi")
+    text = cluster.kubectl(*field).stdout
     assert "What becomes of a matched request when the developer's end is not there" in " ".join(text.split())
     assert "DESCRIPTION:\n    <empty>" not in cluster.kubectl("explain", "tpi.status.nodes.endpoints").stdout

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 
 
 class Orders(Protocol):
-    """Called in the supervisor's event loop, ``begin`` first, ``stop`` and ``end`` last."""
+    """Called in the supervisor's event loop: ``prepare`` and ``begin`` first, ``stop`` and ``end`` last.
+
+    ``end`` may come without any of the others.
+    """
 
     @property
     def book(self) -> Book:
         """What is wanted at this moment."""
+
+    async def prepare(self) -> None:
+        """Do what takes time while the rest of the agent is made. Raises ``TpnetError``."""
 
     async def begin(self, parts: Parts) -> Backend:
         """Take orders from now on; gives what answers at the control socket. Raises ``TpnetError``."""
@@ -48,6 +54,9 @@ class LocalOrders:
     def __init__(self) -> None:
         self.book = Store()
         self._calls: Calls | None = None
+
+    async def prepare(self) -> None:
+        """See ``Orders``. There is nothing to do."""
 
     async def begin(self, parts: Parts) -> Backend:
         """See ``Orders``."""

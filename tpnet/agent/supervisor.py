@@ -92,7 +92,7 @@ class Agent:
             ) from error
         raise_file_limit()
         if make_net_sysctls_writable():
-            _log.info("/proc/sys/net was read-only in this container, and is writable now")
+            _log.info("the networks' sysctls were read-only in this container; they are writable in it now")
         state = StateFile(self._run_dir)
         await asyncio.to_thread(sweep, state)
 
@@ -101,7 +101,9 @@ class Agent:
             self._worker_uid, self._worker_ready, self._worker_lost, self._worker_says
         )
         self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
+        undo.push_async_callback(orders.end)
         compiling = asyncio.create_task(asyncio.to_thread(compile_and_probe))
+        preparing = asyncio.create_task(orders.prepare())
         try:
             await sessions.start()
         except TpnetError:
@@ -116,12 +118,12 @@ class Agent:
         undo.push_async_callback(workers.close)
         workers.start()
         await workers.wait_ready()
-        undo.push_async_callback(orders.end)
         undo.push_async_callback(targets.close, self._end_seconds)
         undo.push_async_callback(orders.stop)
 
         redirect = ("ebpf", "It passed its self-test on this kernel.")
         parts = Parts(orders.book, targets, workers, sessions, self._ledger, redirect, started)
+        await preparing
         answers = await orders.begin(parts)
         server = ControlServer(self._run_dir, answers)
         undo.push_async_callback(server.close)

@@ -122,7 +122,8 @@ class Targets:
             await self._raise(key)
         except TpnetError as error:
             if str(self.failures.get(key)) != error.message:
-                _log.warning("%s:%d is not redirected: %s", *key, error.message)
+                level = logging.INFO if isinstance(error, NotThere) else logging.WARNING  # pods come and go
+                _log.log(level, "%s:%d is not redirected: %s", *key, error.message)
             self.failures[key] = error
         else:
             self.failures.pop(key, None)
@@ -298,7 +299,7 @@ class Targets:
         for name, namespace in list(self._namespaces.items()):
             if namespace.target.alive():
                 continue
-            _log.warning("%s is gone", name)
+            _log.info("%s is gone", name)
             del self._namespaces[name]
             self._leaving.add(namespace)
             for door in list(namespace.doors.values()):

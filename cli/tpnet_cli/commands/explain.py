@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from tpnet.model import InvalidInput
+from tpnet_cli import complete
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
 from tpnet_cli.where import Where, where_options
 
@@ -12,12 +15,12 @@ _HELP = """Show where a request would go, and why. Sends nothing.
 
 \b
 Example:
-  tpnet explain shop-1 -X POST /api/pay -H 'Coder: Bob'
+  tpnet explain orders -X POST /api/pay -H 'Coder: Bob'
 """
 
 
 @click.command(help=_HELP)
-@click.argument("target")
+@click.argument("target", shell_complete=complete.targets)
 @click.argument("path", default="/")
 @click.option(
     "-X", "--method", "--request", default="GET", show_default=True, metavar="METHOD", help="The method."
@@ -37,12 +40,17 @@ def explain(
     port: int | None,
     output: str | None,
 ) -> None:
-    """Ask the agent, which decides by the rules that its worker has."""
+    """Ask the agent, which decides by the rules that its worker has; in a cluster the same rules are tried here."""
     fields = [_field(text) for text in headers]
     from tpnet.model.codec import encode
 
     with where.control() as control:
         explanation = control.explain(target, port, method, path, fields)
+        if where.is_cluster and not is_data(output):
+            steps = tuple(
+                replace(step, intercept=where.short(control, step.intercept)) for step in explanation.steps
+            )
+            explanation = replace(explanation, steps=steps)
     if is_data(output):
         write_data(encode(explanation), output)
         return

@@ -1,130 +1,178 @@
-"""``tpnet install``, ``upgrade`` (the same), ``uninstall`` and ``grant``: for admins of a cluster."""
+"""``tpnet install``, ``upgrade`` and ``uninstall``: tpnet's part of a cluster, put in and taken out."""
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
-from tpnet.model import InvalidInput, Refused
-from tpnet_cli.output import is_data, output_option, write_data
+from tpnet.model import InvalidInput
+from tpnet_cli.output import is_data, is_wide, output_option, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from tpnet.control.kubernetes.api import Object
     from tpnet.control.kubernetes.client import ClusterControl
-    from tpnet.control.kubernetes.install import Step
+    from tpnet.control.kubernetes.install import Rollout, Step
 
-
-def _cluster(where: Where) -> ClusterControl:
-    """Raises ``InvalidInput`` when no cluster is named."""
-    if where.options is None:
-        raise InvalidInput(
-            "tpnet is installed in a cluster, and no kubeconfig names one.",
-            "Give one: --kubeconfig FILE, or KUBECONFIG. Without a cluster: tpnet agent run --local",
-        )
-    from tpnet.control.kubernetes.client import connect
-
-    return connect(where.options)
+_FEW = 3
+"""Fields of an object that are named where it is changed."""
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only show what would change.")
-@click.option("--wait/--no-wait", default=True, help="Wait until every node's agent is ready. Default: yes.")
+@click.option("--image", default="", metavar="NAME", help="The agents' image. Default: that of this version.")
 @click.option(
-    "--image", default="", metavar="IMAGE", help="The agents' image. Default: that of this version."
+    "--dry-run", is_flag=True, help="Say what would change, as the API server sees it, and change nothing."
 )
-@where_options()
+@click.option("--wait", is_flag=True, help="Wait until an agent is ready on every node.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=120,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait at most.",
+)
+@where_options(cluster_only=True)
 @output_option()
-def install(where: Where, dry_run: bool, wait: bool, image: str, output: str | None) -> None:
-    """Install tpnet in a cluster, or upgrade it: kinds, rights, policies, and an agent on each node.
+def install(where: Where, image: str, dry_run: bool, wait: bool, timeout: float, output: str | None) -> None:
+    """Put tpnet into a cluster, or bring what is there to this version: the command is the same for both.
 
-    Doing it again changes nothing. Nothing of any service is touched until somebody intercepts it.
+    It applies the objects that come with tpnet, and removes those of an earlier version that are not needed any more.
+    Doing it again changes nothing. Needs the rights of an administrator of the cluster.
     """
-    from tpnet.control.kubernetes.install import apply, manifests, preview, wait_ready
+    from tpnet.control.kubernetes import install as work
     from tpnet_cli.terminal import OK, Steps, make_console
 
-    objects = manifests(image)
-    steps = Steps(make_console(), quiet=is_data(output))
-    with _cluster(where) as control:
-        if dry_run:
-            done = control.call(lambda api: preview(api, objects))
-        else:
-            with steps.doing(f"installing in {control.server}"):
-                done = control.call(lambda api: apply(api, objects))
-        changed = [step for step in done if str(step.change) != "unchanged"]
-        if is_data(output):
-            write_data([_data(step) for step in done], output)
-        else:
-            for step in changed:
-                click.echo(f"  {step.change}  {step.what}{_fields(step)}")
-            what = "would change" if dry_run else "changed"
-            steps.done(OK, "objects", f"{len(changed)} of {len(done)} {what}")
-        if dry_run or not wait:
-            return
-        with steps.doing("waiting for the agents") as watch:
-            ready = control.call(wait_ready)
-        steps.done(OK, "agents", f"{ready.ready}/{ready.nodes} nodes ready", watch.seconds)
-    if not is_data(output):
-        click.echo("\ntry  tpnet grant --help        then  tpnet intercept SERVICE")
+    if dry_run and wait:
+        raise InvalidInput(
+            "--dry-run changes nothing, so there is nothing to --wait for.", "Drop one of them."
+        )
+    objects = work.manifests(image)
+    console = make_console()
+    steps = Steps(console, quiet=is_data(output))
+    rollout: Rollout | None = None
+    with where.cluster() as control:
+        doing = "asking what would change" if dry_run else "applying"
+        with steps.doing(doing) as watch:
+            if dry_run:
+                done = control.call(lambda api: work.preview(api, objects))
+            else:
+                done = control.call(lambda api: work.apply(api, objects))
+        if not is_data(output):
+            _tell(done, console, wide=is_wide(output))
+        if wait:
+            with steps.doing("waiting for the agents") as watch:
+
+                def told(now: Rollout) -> None:
+                    if watch.say is not None:
+                        watch.say(f"agents: {now.ready}/{now.nodes} ready. {now.problem}".rstrip(". "))
+
+                rollout = control.call(lambda api: work.wait_ready(api, timeout, told))
+            nodes = f"{rollout.ready}/{rollout.nodes} nodes"
+            steps.done(OK, "agents", f"ready on {nodes}", watch.seconds)
+    if is_data(output):
+        steps_data = [asdict(step) for step in done]
+        write_data({"steps": steps_data, "agents": asdict(rollout) if rollout else None}, output)
+    else:
+        _tell_end(done, dry_run=dry_run, waited=wait)
 
 
 @click.command()
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@where_options()
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@where_options(cluster_only=True)
 @output_option()
 def uninstall(where: Where, yes: bool, output: str | None) -> None:
-    """Remove tpnet from a cluster. Names what is intercepted, and asks first."""
-    from tpnet.control.kubernetes.install import intercepted
-    from tpnet.control.kubernetes.install import uninstall as remove
+    """Take tpnet out of a cluster. It says what is intercepted, and asks.
+
+    Every intercept ends, every pod serves its own requests again, and then all of tpnet's objects go: nothing of it
+    stays. Needs the rights of an administrator of the cluster.
+    """
+    from tpnet.control.kubernetes import install as work
     from tpnet_cli.terminal import OK, Steps, make_console
 
-    steps = Steps(make_console(), quiet=is_data(output))
-    with _cluster(where) as control:
-        there = control.call(intercepted)
-        names = [
-            f"{one['metadata']['namespace']}/{one['metadata']['name']} ({one['spec']['user']})"
-            for one in there
-        ]
-        if names and not is_data(output):
-            click.echo(f"These intercepts end, and their requests go to the pods again: {', '.join(names)}")
-        if not yes and (is_data(output) or not click.confirm("Remove tpnet from the cluster?", err=True)):
-            raise Refused("Nothing was removed.", "Say so with --yes, or answer y.")
-        with steps.doing("removing it") as watch:
-            done = control.call(remove)
-        if is_data(output):
-            write_data([_data(step) for step in done], output)
-        steps.done(OK, "removed", f"{len(done)} objects; nothing of tpnet is left", watch.seconds)
+    console = make_console()
+    steps = Steps(console, quiet=is_data(output))
+    with where.cluster() as control:
+        if not yes:
+            _ask(control)
+        with steps.doing("removing") as watch:
 
+            def told(step: Step) -> None:
+                if watch.say is not None:
+                    watch.say(f"removing: {step.what} is gone")
 
-@click.command()
-@click.argument("who", metavar="USER|GROUP", nargs=1)
-@click.option("--group", is_flag=True, help="WHO is a group, not a user.")
-@click.option("--all-requests", is_flag=True, help="Global intercepts as well.")
-@click.option("--admin", is_flag=True, help="To see and end everybody's, in the whole cluster.")
-@where_options(listing=True)
-@output_option()
-def grant(where: Where, who: str, group: bool, all_requests: bool, admin: bool, output: str | None) -> None:
-    """Give somebody the right to intercept: in the namespace, or with -A in all of them."""
-    from tpnet.control.kubernetes.grant import Subject, bindings
-    from tpnet.control.kubernetes.grant import grant as give
-
-    with _cluster(where) as control:
-        everywhere = where.options is not None and where.options.all_namespaces
-        namespaces = [] if everywhere or admin else [control.namespace]
-        subject = Subject("Group" if group else "User", who)
-        wanted = bindings(subject, namespaces, everybodys=all_requests, admin=admin)
-        control.call(lambda api: give(api, wanted))
-        made = [f"{resource.kind} {obj['metadata']['name']}" for resource, obj in wanted]
+            done = control.call(lambda api: work.uninstall(api, told))
     if is_data(output):
-        write_data(made, output)
+        write_data({"steps": [asdict(step) for step in done]}, output)
+    elif not done:
+        click.echo(f"tpnet is not installed in {control.server}.")
+    else:
+        if is_wide(output):
+            _tell(done, console, wide=True)
+        steps.done(OK, "removed", f"tpnet is gone: {len(done)} objects", watch.seconds)
+
+
+def _ask(control: ClusterControl) -> None:
+    """Say what would end, and have it agreed to. Raises ``click.Abort`` when it is not."""
+    from tpnet.control.kubernetes import install as work
+
+    for line in _ending(control.call(work.intercepted)):
+        click.echo(line, err=True)
+    if not sys.stdin.isatty():
+        raise InvalidInput(
+            "Nobody can be asked whether tpnet is to be removed.", "With --yes it is not asked."
+        )
+    version = control.call(work.installed_version)
+    click.confirm(f"Remove tpnet {version} from {control.server}?".replace("  ", " "), abort=True, err=True)
+
+
+def _ending(intercepts: Sequence[Object]) -> list[str]:
+    """What ends with tpnet, a line each."""
+    if not intercepts:
+        return ["Nothing is intercepted at this moment."]
+    from tpnet_cli import texts
+
+    lines = [f"{texts.counted(len(intercepts), 'intercept')} would end:"]
+    for obj in intercepts:
+        meta, spec = obj["metadata"], obj["spec"]
+        target = f"{spec['target']['kind']} {spec['target']['name']}"
+        lines.append(f"  {meta['namespace']}/{meta['name']}   {spec['user']}   {target}")
+    return lines
+
+
+def _tell(done: Sequence[Step], console: Console, *, wide: bool) -> None:
+    """A line for each object that is or would be another than before; ``wide``: for each."""
+    from rich.text import Text
+
+    from tpnet_cli.terminal import show
+
+    for step in done:
+        if step.change == "unchanged" and not wide:
+            continue
+        fields = step.fields if wide else step.fields[:_FEW]
+        more = f", and {len(step.fields) - len(fields)} more" if len(step.fields) > len(fields) else ""
+        what = f"   {', '.join(fields)}{more}" if fields else ""
+        show(Text.assemble(f"  {step.change:<10}", (step.what, "bold"), (what, "dim")), console)
+
+
+def _tell_end(done: Sequence[Step], *, dry_run: bool, waited: bool) -> None:
+    from tpnet import __version__
+
+    counts = Counter(str(step.change) for step in done)
+    words = ", ".join(f"{number} {change}" for change, number in counts.items())
+    if dry_run:
+        click.echo(f"\nNothing was changed. Without --dry-run: {words}.")
         return
-    scope = "everywhere" if not namespaces else f"in {namespaces[0]}"
-    click.echo(f"✓ {who} may intercept {scope}{', global intercepts too' if all_requests else ''}")
-
-
-def _data(step: Step) -> dict[str, object]:
-    return {"what": step.what, "change": str(step.change), "fields": list(step.fields)}
-
-
-def _fields(step: Step) -> str:
-    return f": {', '.join(step.fields[:4])}" if step.fields else ""
+    follow = "" if waited else "\nwatch  kubectl -n tpnet rollout status daemonset tpnet-agent"
+    click.echo(
+        f"\ntpnet {__version__} is installed: {words}.{follow}\n"
+        "next   tpnet grant USER -n NAMESPACE        then, as that user   tpnet intercept SERVICE"
+    )

@@ -2,48 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
 import click
 
-from tpnet.model import Intercept, OnFailure
+from tpnet.model import Intercept, OnFailure, TpnetError
 from tpnet.model.names import check_name
-from tpnet_cli import identity, ports
+from tpnet_cli import complete, identity, ports
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
+    from tpnet.control.base import Control
     from tpnet.model import InterceptStatus
     from tpnet.rules import Rules
-    from tpnet_cli.terminal import Steps
+    from tpnet_cli.terminal import Steps, Watch
+
+_LOOK_EVERY = 0.5
+"""Seconds between two looks at how far an intercept is."""
 
 _HELP = """Make these requests of a service arrive at the process on this computer.
 
 \b
-TARGET is a network namespace (NAME or netns/NAME, wildcards allowed: 'shop-*'),
-a process (pid/N), a container (container/ID) or a path; a comma separates several.
+In a cluster TARGET is a Service (NAME or svc/NAME), deploy/NAME, sts/NAME,
+ds/NAME or pod/NAME. Without one it is a network namespace (NAME or netns/NAME,
+wildcards allowed: 'shop-*'), a process (pid/N), a container (container/ID) or a
+path; a comma separates several.
 
 Without --http-header, or with --http-header auto, it takes the requests that carry your own id in the header
 x-tpnet-intercept-id. Of several intercepts of one port, the more specific one takes a request.
 
 \b
 Examples:
-  tpnet intercept shop-1
-  tpnet intercept 'shop-*' --http-header 'Coder: Bob' --http-path-prefix /api
-  tpnet intercept shop-1 --port 8080:80 --http-header all
+  tpnet intercept orders --http-header=Coder=Bob -n shop
+  tpnet intercept deploy/orders --port 8080:80 --http-path-prefix=/api
+  tpnet intercept orders --http-header=all
+  tpnet intercept 'shop-*' --http-header=auto --local
 """
 
 
 @click.command(help=_HELP)
-@click.argument("target")
+@click.argument("target", shell_complete=complete.targets)
 @click.option(
     "--port",
     "-p",
     metavar="LOCAL[:REMOTE]",
+    shell_complete=complete.ports,
     help="Port of your process, and of the service. Default: the only one that the target has, for both.",
 )
 @click.option(
@@ -92,7 +102,9 @@ def intercept(
     """Hold the steps in order; each is a function below."""
     # What costs nothing to check comes first: a mistyped flag is told before anything is asked or started.
     local, remote = ports.parse_port(port) if port is not None else (None, None)
-    if not where.is_cluster:
+    if where.is_cluster:
+        _check_words(target, name)
+    else:
         identity.user_name(user)
     rules = _rules(headers, path_equal, path_prefix, path_regex)
     given = name is not None
@@ -102,36 +114,56 @@ def intercept(
 
     from tpnet.model.codec import encode
     from tpnet_cli.terminal import Steps, make_console, show
-    from tpnet_cli.views.made import made_view
+    from tpnet_cli.views.made import Place, made_view
 
     console = make_console()
+    steps = Steps(console, quiet=is_data(output))
     with where.control() as control:
         me = where.user(control, user)
         targets = control.resolve(target)
         ask = _ask_for_port if sys.stdin.isatty() and sys.stderr.isatty() and not is_data(output) else None
-        chosen = remote or ports.choose_port(target, targets, local, ask)
-        ports.check_listening(chosen, targets)
-        taken = {item.intercept.name for item in control.status().intercepts}
+        chosen = ports.named_port(remote, targets) if isinstance(remote, str) else remote
+        chosen = chosen or ports.choose_port(target, targets, local, ask)
+        if where.is_cluster:
+            ports.check_declared(chosen, targets[0])
+        else:
+            ports.check_listening(chosen, targets)
+        before = control.status()
         name = where.name(control, name or identity.default_name(target, identity.slug(me)))
         if not given:
-            name = identity.free_name(name, taken)
-    draft = Intercept(
-        name=name,
-        user=me,
-        session="",
-        target=target,
-        targets=(),
-        port=chosen,
-        headers=rules.headers,
-        path=rules.path,
-        handler=_handler(host, local or chosen),
-        on_failure=OnFailure(on_failure),
-    )
-    made = _make(where, draft, Steps(console, quiet=is_data(output)))
+            name = identity.free_name(name, {item.intercept.name for item in before.intercepts})
+        draft = Intercept(
+            name=name,
+            user=me,
+            session="",
+            target=target,
+            targets=(),
+            port=chosen,
+            headers=rules.headers,
+            path=rules.path,
+            handler=_handler(host, local or chosen),
+            on_failure=OnFailure(on_failure),
+        )
+        made = _make(where, control, draft, before.agent.redirect, steps)
+        place = Place(
+            where.short(control, made.intercept.name),
+            "the pods" if where.is_cluster else "the app",
+            click.get_current_context().find_root().info_name or "tpnet",
+            where.said,
+        )
     if is_data(output):
         write_data(encode(made), output)
     else:
-        show(made_view(made, rules, targets, wide=is_wide(output)), console)
+        show(made_view(made, rules, targets, place=place, wide=is_wide(output)), console)
+
+
+def _check_words(target: str, name: str | None) -> None:
+    """Raise ``InvalidInput`` for what cannot be a target or a name in a cluster."""
+    from tpnet.control.kubernetes.targets import parse_target, split_name
+
+    parse_target(target)
+    if name is not None:
+        split_name(name, "default")
 
 
 def _rules(
@@ -161,8 +193,9 @@ def _ask_for_port(choices: Sequence[int]) -> int:
     )
 
 
-def _make(where: Where, draft: Intercept, steps: Steps) -> InterceptStatus:
+def _make(where: Where, control: Control, draft: Intercept, redirect: str, steps: Steps) -> InterceptStatus:
     """Start the session if need be and create the intercept, a line for each step."""
+    from tpnet_cli import texts
     from tpnet_cli.terminal import OK, WAITING
 
     with steps.doing("starting your session") as watch:
@@ -172,21 +205,52 @@ def _make(where: Where, draft: Intercept, steps: Steps) -> InterceptStatus:
     tunnel = f"WireGuard to {facts['endpoint']}" if facts["endpoint"] else "WireGuard"
     steps.done(OK, "session", f"{facts['session']} · {tunnel}", new)
 
-    with steps.doing(f"redirecting port {draft.port} of {draft.target}") as watch:
+    what = f"redirecting port {draft.port} of {draft.target}"
+    with steps.doing(what) as watch, _told(control, draft.name, what, watch):
         made = session.add(draft)
-    with where.control() as control:
-        kind = control.info().redirect
     good = made.ready == made.total > 0
-    said = f"{made.ready}/{made.total} redirected ({kind}) and probed"
     if where.is_cluster:
-        nodes = session.info()["agents"]
-        said += f", on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
-        good = good and all(node["up"] for node in nodes)
-    steps.done(OK if good else WAITING, "targets", said, watch.seconds)
+        agents = session.info()["agents"]
+        where_they_are = texts.counted(len(agents), "node")
+        said = f"{made.ready}/{made.total} on {where_they_are} redirected ({redirect}) and probed"
+        steps.done(OK if good else WAITING, "pods", said, watch.seconds)
+    else:
+        agents = []
+        said = f"{made.ready}/{made.total} redirected ({redirect}) and probed"
+        steps.done(OK if good else WAITING, "targets", said, watch.seconds)
     for problem in made.problems:
         steps.done(WAITING, "", problem)
+    elsewhere = "to the app" if draft.on_failure is OnFailure.APP else "unanswered (502)"
+    for agent in agents:
+        if not agent["up"]:
+            carrier = f" by UDP at {agent['endpoint']}" if agent["endpoint"] else ""
+            said = f"node {agent['node']} does not answer{carrier} yet; requests there go {elsewhere} until it does"
+            steps.done(WAITING, "tunnel", said)
     if not made.handler_up:
-        until = "to the app" if draft.on_failure is OnFailure.APP else "unanswered (502)"
-        said = f"nothing listens on {made.intercept.handler} yet; requests go {until} until it does"
+        said = f"nothing listens on {made.intercept.handler} yet; requests go {elsewhere} until it does"
         steps.done(WAITING, "handler", said)
     return made
+
+
+@contextlib.contextmanager
+def _told(control: Control, name: str, what: str, watch: Watch) -> Iterator[None]:
+    """Show how far the intercept is while the block makes it, where something is shown at all."""
+    if watch.say is None:
+        yield
+        return
+    say, over = watch.say, threading.Event()
+
+    def follow() -> None:
+        while not over.wait(_LOOK_EVERY):
+            with contextlib.suppress(TpnetError):
+                for item in control.status().intercepts:
+                    if item.intercept.name == name:
+                        say(f"{what}: {item.ready}/{item.total}")
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

@@ -7,6 +7,7 @@ import time
 import click
 
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.own import renamed, session_facts, with_own
 from tpnet_cli.where import Where, where_options
 
 
@@ -21,7 +22,13 @@ def list_(where: Where, mine: bool, user: str | None, output: str | None) -> Non
 
     with where.control() as control:
         me = where.user(control, user)
-        intercepts = control.status().intercepts
+        status = control.status()
+        if where.is_cluster:
+            status = with_own(status, session_facts(where, me))
+        if not is_data(output):
+            status = renamed(status, where, control)
+        place = where.place(control)
+    intercepts = status.intercepts
     if mine:
         intercepts = tuple(item for item in intercepts if item.intercept.user == me)
     if is_data(output):
@@ -31,4 +38,4 @@ def list_(where: Where, mine: bool, user: str | None, output: str | None) -> Non
     from tpnet_cli.views.listing import list_view
 
     console = make_console(width=UNLIMITED if is_wide(output) else None)
-    show(list_view(intercepts, me, time.time(), console.width, wide=is_wide(output)), console)
+    show(list_view(intercepts, me, time.time(), console.width, wide=is_wide(output), place=place), console)

@@ -23,9 +23,8 @@ def quit_(where: Where, user: str | None, output: str | None) -> None:
     """End your session and all of its intercepts. Their requests go to the app again."""
     from tpnet_cli.terminal import UNLIMITED, Steps, make_console, show
 
-    me = where.own_name(user)
     console = make_console(width=UNLIMITED if is_wide(output) else None)
-    client = where.session(me)
+    me, client = where.own_session(user)
     facts: dict[str, Any] | None = None
     try:
         facts = client.info()

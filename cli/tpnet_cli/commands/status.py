@@ -3,46 +3,68 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from tpnet.model import NotThere
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
 from tpnet_cli.where import Where, where_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import RenderableType
 
 
 @click.command()
 @where_options(listing=True)
 @output_option()
 def status(where: Where, output: str | None) -> None:
-    """Show agent, sessions, targets and intercepts in one view."""
+    """Show agent, sessions, targets and intercepts in one view.
+
+    In a cluster: the agents, the session and the tunnels of this computer, and the intercepts of the namespace.
+    """
+    if where.is_cluster:
+        _cluster_status(where, output)
+        return
     from tpnet.model.codec import encode
 
     with where.control() as control:
         current = control.status()
-        me = where.user(control, None)
-        facts = _own_session(where, me) if where.is_cluster else None
     if is_data(output):
         write_data(encode(current), output)
         return
+    from tpnet_cli.views.status import status_view
+
+    _show(lambda width: status_view(current, time.time(), width, wide=is_wide(output)), output)
+
+
+def _cluster_status(where: Where, output: str | None) -> None:
+    """The same of a cluster, with what the session of this computer knows."""
+    from tpnet.model.codec import encode
+    from tpnet_cli.own import renamed, session_facts, skew, with_own
+
+    with where.control() as control:
+        own = session_facts(where, where.user(control, None))
+        current = with_own(control.status(), own)
+        if is_data(output):
+            write_data({**encode(current), "session": own}, output)
+            return
+        current = renamed(current, where, control)
+        place = where.place(control)
+    from tpnet_cli.views.cluster import cluster_view
+
+    sentence = skew(current.agent.version)
+    _show(
+        lambda width: cluster_view(
+            current, own, time.time(), width, place=place, skew=sentence, wide=is_wide(output)
+        ),
+        output,
+    )
+
+
+def _show(view: Callable[[int], RenderableType], output: str | None) -> None:
     from tpnet_cli.terminal import UNLIMITED, make_console, show
 
     console = make_console(width=UNLIMITED if is_wide(output) else None)
-    if where.is_cluster:
-        from tpnet_cli.views.cluster import cluster_view
-
-        view = cluster_view(current, facts, me, time.time(), console.width, wide=is_wide(output))
-    else:
-        from tpnet_cli.views.status import status_view
-
-        view = status_view(current, time.time(), console.width, wide=is_wide(output))
-    show(view, console)
-
-
-def _own_session(where: Where, me: str) -> dict[str, Any] | None:
-    """What the session daemon on this computer says of itself; ``None``: there is none."""
-    try:
-        return where.session(me).info()
-    except NotThere:
-        return None
+    show(view(console.width), console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -13,13 +14,16 @@ from tpnet_cli.where import Where, where_options
 if TYPE_CHECKING:
     from tpnet.model import AgentStatus
 
+_PATIENCE = 5.0
+"""Seconds that a cluster has to answer, unless told otherwise."""
+
 
 @click.command()
 @click.option("--client", is_flag=True, help="Only this command's; the agent is not asked.")
 @where_options()
 @output_option()
 def version(where: Where, client: bool, output: str | None) -> None:
-    """Show the version of this command and, when one answers, of the agent."""
+    """Show the version of this command and, when one answers, of the agent; and whether the two go together."""
     from tpnet import __version__
 
     versions = {"tpnet": __version__}
@@ -30,20 +34,26 @@ def version(where: Where, client: bool, output: str | None) -> None:
         versions["python"] = platform.python_version()
         versions["kernel"] = platform.release()
         if agent is not None:
-            versions["agent kernel"] = agent.kernel
-            versions["redirect"] = agent.redirect
-            versions["wireguard"] = agent.wireguard
+            said = {"agent kernel": agent.kernel, "redirect": agent.redirect, "wireguard": agent.wireguard}
+            versions |= {name: text for name, text in said.items() if text}
     if is_data(output):
         write_data({name.replace(" ", "_"): text for name, text in versions.items()}, output)
-        return
-    width = max(6, *map(len, versions))
-    for name, text in versions.items():
-        click.echo(f"{name:<{width}} {text}")
+    else:
+        width = max(6, *map(len, versions))
+        for name, text in versions.items():
+            click.echo(f"{name:<{width}} {text}")
+    if agent is not None and where.is_cluster:
+        from tpnet_cli.own import skew
+
+        if sentence := skew(agent.version):
+            click.echo(f"! {sentence}", err=True)
 
 
 def _agent(where: Where) -> AgentStatus | None:
     from tpnet.model import TpnetError
 
+    if where.options is not None and not where.options.request_timeout:
+        where = replace(where, options=replace(where.options, request_timeout=_PATIENCE))
     try:
         with where.control() as control:
             return control.info()

@@ -1,102 +1,131 @@
-"""The view of ``tpnet status`` in a cluster: the agents, one's own session, and every intercepted target."""
+"""The view of ``tpnet status`` for a cluster: one's session and its tunnels, the agents, who takes what of which service.
+
+Pure: the present time and the width are given.
+"""
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group
 from rich.text import Text
 
-from tpnet.rules import describe
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
-from tpnet_cli.views.listing import problem_line, problems_of, ready_cell
+from tpnet_cli.views.listing import problem_line, problems_of
+from tpnet_cli.views.status import TAKERS, labelled, taker_row
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from tpnet.model import InterceptStatus, Status
+    from tpnet.model import InterceptStatus, Status, TargetStatus
 
-_LABEL = 9
-_LINKS = (
+_TUNNELS = (
     Column("", ALWAYS),
-    Column("NODE", ALWAYS, least=6),
+    Column("NODE", ALWAYS, least=12),
     Column("STATE", ALWAYS),
-    Column("CARRIER", 70),
-    Column("RTT", 60, "right"),
+    Column("CARRIER", 60),
+    Column("RTT", 70, "right"),
     Column("ADDRESS", 0),
 )
-_TAKERS = (
+_ENDPOINTS = (
     Column("", ALWAYS),
-    Column("WHO", ALWAYS, least=8),
-    Column("NAME", 60, least=12),
-    Column("TAKES", 80, least=16),
-    Column("READY", ALWAYS),
-    Column("REQUESTS", ALWAYS, "right"),
-    Column("TO", 20),
-    Column("LAST", 30),
+    Column("POD", ALWAYS, least=20),
+    Column("ADDRESS", 50),
+    Column("PORT", ALWAYS, "right"),
+    Column("STATE", ALWAYS, least=20),
 )
 
 
 def cluster_view(
-    status: Status, session: dict[str, Any] | None, user: str, now: float, width: int, *, wide: bool = False
+    status: Status,
+    own: dict[str, Any] | None,
+    now: float,
+    width: int,
+    *,
+    place: str,
+    skew: str = "",
+    wide: bool = False,
 ) -> RenderableType:
-    """``session`` is what ``SessionClient.info`` gives of ``user``; ``None``: no daemon runs on this computer."""
+    """Everything at once.
+
+    ``own``: what the session of this computer says, if there is one. ``place``: what is shown, such as a namespace.
+    ``skew``: a sentence when versions do not go together. ``wide``: every pod as well.
+    """
     agent = status.agent
     parts: list[RenderableType] = [
-        _labelled("agents", f"{agent.node} · tpnet {agent.version} · redirect {agent.redirect}")
+        labelled("agents", f"{agent.node} · tpnet {agent.version} · redirect {agent.redirect}")
     ]
-    if session is None:
-        parts.append(_labelled("session", Text(f"none of {user} on this computer", style="dim")))
-    else:
-        since = texts.clock(float(session["started"]), now)
-        parts.append(_labelled("session", f"{session['session']} · since {since}"))
-        rows = [_link_row(link, first=not index) for index, link in enumerate(session["agents"])]
-        if rows:
-            parts.append(make_table(_LINKS, rows, width, wide=wide, header=False))
+    if skew:
+        parts.append(labelled("", Text(skew, style="yellow")))
+    parts += _session_lines(own, now, width, wide=wide)
     if not status.intercepts:
-        parts += [Text(), Text("No intercepts: every request goes to the app.")]
-    ordered = sorted(status.intercepts, key=_group)
-    for (where, target), group in groupby(ordered, key=_group):
-        items = list(group)
-        parts += [Text(), Text(f"{where}/{target}", style="bold")]
-        parts.append(make_table(_TAKERS, [_row(item, now) for item in items], width, wide=wide, header=False))
+        parts += [Text(), Text(f"No intercepts in {place}: every request goes to the pods.")]
+    for items in _groups(status):
+        parts += [Text(), _head(items)]
+        rows = [taker_row(item, now) for item in items]
+        parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += [problem_line(item.intercept.name, text) for item in items for text in problems_of(item)]
+    if wide and status.targets:
+        parts.append(Text())
+        rows = [_endpoint_row(target, first=not index) for index, target in enumerate(status.targets)]
+        parts.append(make_table(_ENDPOINTS, rows, width, wide=True, header=False))
     return Group(*parts)
 
 
-def _group(item: InterceptStatus) -> tuple[str, str]:
-    intercept = item.intercept
-    port = f":{intercept.port}" if intercept.port else ""
-    return intercept.name.partition("/")[0], f"{intercept.target}{port}"
+def _session_lines(own: dict[str, Any] | None, now: float, width: int, *, wide: bool) -> list[RenderableType]:
+    if own is None:
+        return [labelled("session", Text("none on this computer", style="dim"))]
+    parts: list[RenderableType] = [
+        labelled(
+            "session",
+            f"{own['session']} · since {texts.clock(float(own['started']), now)} · {own['address']}",
+        )
+    ]
+    rows = [_tunnel_row(agent, first=not index) for index, agent in enumerate(own["agents"])]
+    return parts + ([make_table(_TUNNELS, rows, width, wide=wide, header=False)] if rows else [])
 
 
-def _labelled(label: str, *parts: Text | str) -> Text:
-    return Text.assemble((f"{label:<{_LABEL}} ", "bold"), *parts)
-
-
-def _link_row(link: dict[str, Any], *, first: bool) -> list[str | Text]:
-    state = Text("up", style="green") if link["up"] else Text("no answer", style="red")
+def _tunnel_row(agent: dict[str, Any], *, first: bool) -> list[str | Text]:
+    up = bool(agent["up"])
     return [
-        Text(f"{'tunnel' if first else '':<{_LABEL - 1}}", style="bold"),
-        link["node"],
-        state,
-        f"udp {link['endpoint']}" if link["endpoint"] else "",
-        f"{link['rtt_ms']:.1f} ms" if link["up"] else "",
-        link["address"],
+        Text("tunnel  " if first else "        ", style="bold"),
+        str(agent["node"]),
+        Text("up", style="green") if up else Text("down", style="red"),
+        f"udp {agent['endpoint']}" if agent["endpoint"] else "udp: no packet yet",
+        f"{agent['rtt_ms']:.1f} ms" if up and agent["rtt_ms"] else "",
+        str(agent["address"]),
     ]
 
 
-def _row(item: InterceptStatus, now: float) -> list[str | Text]:
-    intercept = item.intercept
+def _groups(status: Status) -> list[list[InterceptStatus]]:
+    """The intercepts of each target and port, older ones first."""
+    groups: dict[tuple[tuple[str, ...], int], list[InterceptStatus]] = {}
+    for item in status.intercepts:
+        groups.setdefault((item.intercept.targets, item.intercept.port), []).append(item)
+    return list(groups.values())
+
+
+def _head(items: list[InterceptStatus]) -> Text:
+    intercept = items[0].intercept
+    name = ",".join(intercept.targets or (intercept.target,)).replace("/svc/", "/")
+    port = f":{intercept.port}" if intercept.port else ""
+    ready = min(item.ready for item in items)
+    total = max(item.total for item in items)
+    style = "green" if ready == total > 0 else "yellow"
+    return Text.assemble((f"{name}{port}", "bold"), "   ", (f"{ready}/{total} pods redirected", style))
+
+
+def _endpoint_row(target: TargetStatus, *, first: bool) -> list[str | Text]:
+    state = (
+        Text("redirected", style="green")
+        if target.ready
+        else Text(target.reason or "not yet", style="yellow")
+    )
     return [
-        "       ",
-        intercept.user,
-        intercept.name,
-        describe(intercept),
-        ready_cell(item),
-        texts.counted(item.hits, "request"),
-        f"to {intercept.handler}",
-        f"last {texts.ago(item.last_hit, now)}" if item.last_hit else "",
+        Text("pods    " if first else "        ", style="bold"),
+        target.name,
+        ", ".join(target.addresses),
+        str(target.port),
+        state,
     ]

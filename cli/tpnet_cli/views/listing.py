@@ -34,15 +34,22 @@ _COLUMNS = (
 
 
 def list_view(
-    intercepts: Sequence[InterceptStatus], user: str, now: float, width: int, *, wide: bool = False
+    intercepts: Sequence[InterceptStatus],
+    user: str,
+    now: float,
+    width: int,
+    *,
+    wide: bool = False,
+    place: str = "",
 ) -> RenderableType:
     """The table and, under it, the problems.
 
-    ``user`` is who asks: of others' intercepts ``TO`` shows their name.
+    ``user`` is who asks: of others' intercepts ``TO`` shows their name. ``place``: what the list is of, such as a
+    namespace.
     """
     if not intercepts:
         return Group(
-            Text("No intercepts: every request goes to the app."),
+            Text(f"No intercepts{f' in {place}' if place else ''}: every request goes to the app."),
             Text.assemble(("try  ", "dim"), "tpnet intercept TARGET --http-header=auto"),
         )
     ordered = sorted(intercepts, key=lambda item: (item.intercept.target, item.intercept.serial))
@@ -83,8 +90,9 @@ def to_cell(item: InterceptStatus, user: str) -> str:
 
 
 def target_text(item: InterceptStatus) -> str:
-    """The target as its user named it, and the port: ``shop-*:80``."""
-    return f"{item.intercept.target}:{item.intercept.port}"
+    """The target as its user named it, and the port if one was: ``shop-*:80``."""
+    port = f":{item.intercept.port}" if item.intercept.port else ""
+    return f"{item.intercept.target.removeprefix('svc/')}{port}"
 
 
 def _meanwhile(item: InterceptStatus) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from tpnet.model import OnFailure
 from tpnet_cli import texts
+from tpnet_cli.views.listing import target_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,28 +22,54 @@ if TYPE_CHECKING:
     from tpnet.rules import Rules
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How the intercept is spoken of where it is.
+
+    ``name`` as it is to be shown; ``others``: who serves what it does not take; ``command`` and ``flags``: what a
+    further command begins and ends with.
+    """
+
+    name: str
+    others: str = "the app"
+    command: str = "tpnet"
+    flags: str = ""
+
+    def line(self, verb: str) -> str:
+        """A command that does something with the intercept."""
+        return " ".join(part for part in (self.command, verb, self.name, self.flags) if part)
+
+
 def made_view(
-    made: InterceptStatus, rules: Rules, targets: Sequence[TargetInfo], *, wide: bool = False
+    made: InterceptStatus,
+    rules: Rules,
+    targets: Sequence[TargetInfo],
+    *,
+    place: Place | None = None,
+    wide: bool = False,
 ) -> RenderableType:
     """What the new intercept takes, where it sends it, what happens to the others; a request to try.
 
     ``wide``: also by which session, and which targets with which addresses.
     """
     intercept = made.intercept
-    name = intercept.name
-    others = "to the app, as before"
+    place = place or Place(intercept.name)
+    others = f"to {place.others}, as before"
+    if intercept.is_global and intercept.path is None:
+        others = "only those that a more specific intercept takes are not sent here"
     if intercept.on_failure is OnFailure.ERROR:
         others += "; yours are answered with 502 while your handler is not there"
+    taken = texts.takes_parts(intercept)
     lines = [
         Text(),
-        Text.assemble((name, "bold"), " is on."),
-        _said("takes", "   ".join([f"{intercept.target}:{intercept.port}", *texts.takes_parts(intercept)])),
+        Text.assemble((place.name, "bold"), " is on."),
+        _said("takes", "   ".join([target_text(made), *taken])),
         _said("sends", f"to {intercept.handler}"),
         _said("others", others),
     ]
-    if rules.auto:
-        header = intercept.headers[0]
-        lines.append(_said("header", f"{header.name}: {header.value}"))
+    # What tables cut is whole here: it is to be sent.
+    whole = [f"{rule.name}: {rule.value}" for rule in intercept.headers if not rule.regex]
+    lines += [_said("header", text) for text in whole if rules.auto or text not in taken]
     if wide:
         lines.append(_said("session", f"{intercept.session}   tunnel port {intercept.tunnel_port}"))
         lines += [
@@ -52,7 +80,7 @@ def made_view(
         Text(),
         *_try_lines(made, targets),
         Text.assemble(
-            ("watch  ", "dim"), f"tpnet watch {name}", ("        stop  ", "dim"), f"tpnet leave {name}"
+            ("watch  ", "dim"), place.line("watch"), ("        stop  ", "dim"), place.line("leave")
         ),
     ]
     return Group(*lines)

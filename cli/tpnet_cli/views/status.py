@@ -31,7 +31,7 @@ _SESSIONS = (
     Column("MTU", 20),
     Column("KEY", 0),
 )
-_TAKERS = (
+TAKERS = (
     Column("", ALWAYS),
     Column("WHO", ALWAYS, least=8),
     Column("NAME", 60, least=12),
@@ -50,14 +50,14 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
         rows = [_session_row(session, now, first=not index) for index, session in enumerate(status.sessions)]
         parts.append(make_table(_SESSIONS, rows, width, wide=wide, header=False))
     else:
-        parts.append(_labelled("session", Text("none", style="dim")))
+        parts.append(labelled("session", Text("none", style="dim")))
     if not status.targets:
         parts += [Text(), Text("No target is redirected: every request goes to the app.")]
     for targets in _groups(status):
         parts += [Text(), *_target_lines(targets)]
         takers = _takers(targets, status)
-        rows = [_taker_row(item, now) for item in takers] + [_app_row(targets)]
-        parts.append(make_table(_TAKERS, rows, width, wide=wide, header=False))
+        rows = [taker_row(item, now) for item in takers] + [_app_row(targets)]
+        parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += _afterthoughts(targets)
         parts += [problem_line(item.intercept.name, text) for item in takers for text in ends_problems(item)]
     homeless = [item for item in status.intercepts if not _targets_of(item, status)]
@@ -65,7 +65,8 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
     return Group(*parts)
 
 
-def _labelled(label: str, *parts: Text | str) -> Text:
+def labelled(label: str, *parts: Text | str) -> Text:
+    """A line of the head: what it is about, then what is true of it."""
     return Text.assemble((f"{label:<{_LABEL}} ", "bold"), *parts)
 
 
@@ -76,9 +77,9 @@ def _agent_lines(agent: AgentStatus, now: float) -> list[Text]:
     restarts = f", restarted {texts.counted(agent.worker_restarts, 'time')}" if agent.worker_restarts else ""
     since = f" · since {texts.clock(agent.started, now)}" if agent.started else ""
     return [
-        _labelled("agent", f"{agent.node} · tpnet {agent.version} · kernel {agent.kernel}{since}"),
-        _labelled("", f"redirect {agent.redirect}: {agent.redirect_reason}"),
-        _labelled(
+        labelled("agent", f"{agent.node} · tpnet {agent.version} · kernel {agent.kernel}{since}"),
+        labelled("", f"redirect {agent.redirect}: {agent.redirect_reason}"),
+        labelled(
             "",
             f"wireguard {agent.wireguard} · supervisor {agent.pid}{memory} · ",
             Text(f"{working}{restarts}", style="" if workers else "red"),
@@ -158,13 +159,14 @@ def _takers(targets: list[TargetStatus], status: Status) -> list[InterceptStatus
     return [item for item in status.intercepts if _concerns(item, targets[0])]
 
 
-def _taker_row(item: InterceptStatus, now: float) -> list[str | Text]:
+def taker_row(item: InterceptStatus, now: float) -> list[str | Text]:
+    """An intercept as one of those who take from a target: a row of ``TAKERS``."""
     intercept = item.intercept
     if not item.session_up:
         state = Text("down", style="red")
     elif not item.handler_up:
         state = Text("no handler", style="yellow")
-    elif item.ready < item.total:
+    elif item.ready < item.total or not item.total:
         state = Text(f"{item.ready}/{item.total}", style="yellow")
     else:
         state = Text("on", style="green")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -14,6 +14,8 @@ from tpnet_cli.tables import ALWAYS, Column, make_table
 from tpnet_cli.views.listing import problem_line, problems_of, ready_cell, target_text
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import RenderableType
 
     from tpnet.model import InterceptStatus, Status, TargetStatus
@@ -31,15 +33,20 @@ _COLUMNS = (
     Column("SESSION", 0),
     Column("SINCE", 0),
     Column("ON FAILURE", 0),
+    Column("OPEN HERE", 85),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A status and when it was taken, in Unix seconds."""
+    """A status and when it was taken, in Unix seconds.
+
+    ``open``: of intercepts of this computer, by name, how many connections are open here, and were in all.
+    """
 
     status: Status
     at: float
+    open: Mapping[str, str] = field(default_factory=dict)
 
 
 def watch_view(
@@ -53,8 +60,9 @@ def watch_view(
     chosen = select(sample.status, name)
     if not chosen:
         return Text("No intercepts: every request goes to the app.")
-    rows = [_row(item, sample, before) for item in chosen]
-    rows.append(_app_row(chosen, sample, before))
+    rows = [[*_row(item, sample, before), sample.open.get(item.intercept.name, "")] for item in chosen]
+    if _targets(chosen, sample.status):  # a cluster's agents do not count what the app serves
+        rows.append(_app_row(chosen, sample, before))
     lines = [problem_line(item.intercept.name, text) for item in chosen for text in problems_of(item)]
     words = texts.verdict_words(_verdicts(_targets(chosen, sample.status)))
     if words:
@@ -105,7 +113,7 @@ def _app_row(chosen: list[InterceptStatus], sample: Sample, before: Sample | Non
     served = sum(target.app_requests for target in _targets(chosen, sample.status))
     former = sum(target.app_requests for target in _targets(chosen, before.status)) if before else None
     rate = _rate(served, former, sample, before)
-    return [Text("the app", style="dim"), "", "", "", rate, texts.count(served), *[""] * 6]
+    return [Text("the app", style="dim"), "", "", "", rate, texts.count(served), *[""] * 7]
 
 
 def _targets(chosen: list[InterceptStatus], status: Status) -> list[TargetStatus]:

@@ -63,7 +63,15 @@ class FakeAgent:
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """Nothing of the machine's: no agent, no identity, 80 columns."""
-    for name in ("NO_COLOR", "LC_ALL", "PYTHONIOENCODING", "SUDO_USER", "TPNET_LAB_DIR", "XDG_STATE_HOME"):
+    for name in (
+        "NO_COLOR",
+        "LC_ALL",
+        "PYTHONIOENCODING",
+        "SUDO_USER",
+        "TPNET_LAB_DIR",
+        "XDG_STATE_HOME",
+        "KUBECONFIG",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TPNET_RUN_DIR", str(tmp_path))
     monkeypatch.setenv("TPNET_STATE_DIR", str(tmp_path / "state"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -44,7 +45,6 @@ GOODBYE_SECONDS = 2.0
 class _Running:
     """What there is once it has begun."""
 
-    api: Api
     parts: Parts
     world: World
     publisher: Publisher
@@ -66,16 +66,27 @@ class ClusterOrders:
         self._tasks: list[asyncio.Task[None]] = []
         self._goodbye: asyncio.Task[None] | None = None
         self._seen: object = None
+        self._undo = contextlib.AsyncExitStack()
+        self._cluster: tuple[Api, World] | None = None
         self._running: _Running | None = None
         self._outcome: Outcome | None = None
 
+    async def prepare(self) -> None:
+        """See ``Orders``: the API server is found, and the first lists are asked for."""
+        await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client")  # half a second
+        api = await self._connect()
+        self._undo.push_async_callback(api.close)
+        world = World(api, self._node, self._dirty.set)
+        self._undo.push_async_callback(world.close)
+        world.start()
+        self._cluster = api, world
+
     async def begin(self, parts: Parts) -> Backend:
         """See ``Orders``. Without an API server it begins all the same, and waits for it."""
-        api = await self._connect()
-        world = World(api, self._node, self._dirty.set)
+        assert self._cluster is not None, "prepared"
+        api, world = self._cluster
         publisher = Publisher(api, self._node, self._addresses, parts, world)
-        self._running = running = _Running(api, parts, world, publisher, ReadOnly(parts))
-        world.start()
+        self._running = running = _Running(parts, world, publisher, ReadOnly(parts))
         if not await world.synced(SYNC_SECONDS):
             _log.warning("not everything is known yet: %s", world.trouble or "the API server is slow")
         await self._step(running)
@@ -120,7 +131,7 @@ class ClusterOrders:
         if self._running is not None:
             with contextlib.suppress(TpnetError, TimeoutError):
                 await asyncio.wait_for(self._running.publisher.withdraw(), GOODBYE_SECONDS)
-            await self._running.api.close()
+        await self._undo.aclose()
 
     async def _run(self, running: _Running) -> None:
         while True:

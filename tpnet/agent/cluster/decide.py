@@ -337,7 +337,7 @@ def _why_not(pod: Pod) -> str:
         return (
             "It shares the node's own network (hostNetwork), where a redirect would hit the node's services."
         )
-    if pod.ended:
+    if pod.ended or (pod.leaving and not pod.running):
         return "It has ended."
     if not pod.ips and not pod.running:
         return "It does not run yet."

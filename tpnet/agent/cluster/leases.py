@@ -109,7 +109,8 @@ class Leases:
             if isinstance(error, NotThere) and not isinstance(error, Unreachable):
                 self._take(name, Standing(LeaseState.GONE), AGAIN)
             elif (entry := self._entries.get(name)) is not None:
-                entry.due = self._clock() + random.uniform(2.0, 8.0)  # noqa: S311 - spreads load
+                entry.due = self._clock() + random.uniform(2.0, 4.0)  # noqa: S311 - spreads load
+                entry.seen_at = self._clock()  # while nobody answers us, nobody can renew
                 _log.debug("session %s: %s", name, error.message)
             return
         entry = self._entries.get(name)

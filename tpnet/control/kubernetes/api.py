@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 Object = dict[str, Any]
 """A Kubernetes object as JSON data."""
@@ -171,10 +171,11 @@ class Api:
         labels: str = "",
         fields: str = "",
         seconds: int = 300,
+        opened: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[tuple[str, Object], None]:
         """Events after ``version``: ADDED, MODIFIED, DELETED or BOOKMARK, and the object. Ends after ``seconds``.
 
-        First comes OPEN, with no object, once the server has begun to answer.
+        ``opened()`` is called when the API server has agreed, which may be long before the first event.
 
         Raises ``Gone`` when the version is too old, and as ``get`` does.
         """
@@ -188,8 +189,8 @@ class Api:
         }
         answer = await self._send("GET", resource.path(namespace), query, seconds=seconds + 30.0)
         response = answer.response
+        opened()
         try:
-            yield "OPEN", {}
             while True:
                 try:
                     line = await response.content.readline()

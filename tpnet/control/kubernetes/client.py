@@ -357,7 +357,7 @@ class ClusterControl:
             async for kind, item in events:
                 if kind == "DELETED":
                     raise NotThere(f"The intercept {name} was removed while it was being made.")
-                if kind not in {"OPEN", "BOOKMARK"}:
+                if kind != "BOOKMARK":
                     return item
         return None
 

@@ -97,12 +97,9 @@ class Informer:
     async def _watch(self, version: str) -> AsyncIterator[str]:
         """Take events, and give the version after each."""
         seconds = random.randint(*WATCH_SECONDS)  # noqa: S311 - spreads load
-        events = self._api.watch(self._resource, version, seconds=seconds, **self._where)
+        events = self._api.watch(self._resource, version, seconds=seconds, opened=self._well, **self._where)
         async with contextlib.aclosing(events):
             async for kind, item in events:
-                if kind == "OPEN":
-                    self._well()
-                    continue
                 if kind == "DELETED":
                     self.objects.pop(key_of(item), None)
                     self._tell(key_of(item), None)

@@ -352,6 +352,7 @@ def _asked(obj: Object) -> Object:
     plain = deepcopy(obj)
     for field in _SERVER_SIDE:
         plain["metadata"].pop(field, None)
+    plain["metadata"].get("annotations", {}).pop("deprecated.daemonset.template.generation", None)
     plain.pop("status", None)
     return plain
 
@@ -413,22 +414,35 @@ def _applied_here(obj: Object) -> bool:
 
 
 async def _established(api: Api, name: str, seconds: float = 30.0) -> None:
-    """Wait until the API server serves a new kind."""
+    """Wait until the API server serves a new kind: first it says so, then its storage is ready."""
     end = time.monotonic() + seconds
     while True:
         definition = await api.get(_CRDS, name)
-        conditions = {each["type"]: each for each in definition.get("status", {}).get("conditions", ())}
-        if conditions.get("Established", {}).get("status") == "True":
-            return
+        conditions = {each["type"]: each for each in definition.get("status", {}).get("conditions") or ()}
         refused = conditions.get("NamesAccepted", {})
         if refused.get("status") == "False":
             raise Conflict(
                 f"The cluster cannot take the kind {name}: {refused.get('message', '')}.",
                 "Another kind has its names.",
             )
+        established = conditions.get("Established", {}).get("status") == "True"
+        if established and await _is_served(api, definition["spec"]):
+            return
         if time.monotonic() > end:
             raise TpnetError(f"The API server does not serve {name} after {seconds:.0f} s.")
         await asyncio.sleep(0.05)
+
+
+async def _is_served(api: Api, definition: Object) -> bool:
+    names, group = definition["names"], definition["group"]
+    kind = Resource(group, definition["versions"][0]["name"], names["plural"], names["kind"])
+    try:
+        await api.list(kind, limit=1)
+    except Refused:
+        raise
+    except TpnetError:
+        return False  # 404, then 429 "storage is (re)initializing"
+    return True
 
 
 async def _gone(api: Api, resource: Resource, objects: Sequence[Object]) -> None:
@@ -463,12 +477,12 @@ async def _agents_gone(api: Api) -> None:
 def _why_late(pod: Object) -> str:
     """Why a pod of the agents is not ready, as a sentence; empty when it is."""
     status = pod.get("status", {})
-    conditions = {each["type"]: each for each in status.get("conditions", ())}
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
     if conditions.get("Ready", {}).get("status") == "True":
         return ""
     node = pod["spec"].get("nodeName")
     where = f"On node {node}: " if node else "On a node: "
-    for container in status.get("containerStatuses", ()):
+    for container in status.get("containerStatuses") or ():
         state = container.get("state", {})
         ended = container.get("lastState", {}).get("terminated") or state.get("terminated")
         waiting = state.get("waiting", {})
