@@ -57,7 +57,8 @@ class Scene:
         self._stack.callback(self.alice.close)
         for person in (self.bob, self.alice):
             made = person.intercept()
-            assert (made.get("ready"), made.get("total")) == (4, 4), made
+            assert "intercept" in made, made
+        self.settled(4)
         self.netns = self._stack.enter_context(NetNs.from_name(self.cluster.nodes[0].netns))
         self.ledger = self._stack.enter_context(self.load())
         for who in ("bob", "alice"):
@@ -204,7 +205,7 @@ def test_a_laptop_whose_daemon_is_killed_is_not_missed(scene):
     wait_until(lambda: "orders-bob" not in scene.kubectl("get", "tpi", "-o", "name").stdout, 45)
     scene.check()
     made = scene.bob.intercept()
-    assert made.get("ready") == 4, made
+    assert "intercept" in made, made
     scene.everybody_has_theirs()
 
 

@@ -8,7 +8,6 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from uuid import uuid4
 from podnet import PodNet
 
 from tpnet.control.local import LocalControl
+from tpnet.datapath.listening import listening
 from tpnet.model import HeaderRule, Intercept, NotThere, Session
 from tpnet.tunnel import KeyPair
 
@@ -204,8 +204,8 @@ class Nginx:
         wait_until(self.listens, 10)
 
     def listens(self):
-        with self.pod.netns.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-            return sock.connect_ex((self.pod.address[4], self.port)) == 0
+        """Whether nginx does; to connect tells nothing, since the agent may take the connection in its place."""
+        return self.port in listening(self.pod.netns)
 
     def peers(self):
         return [line.split()[0].removeprefix("::ffff:") for line in self._log.read_text().splitlines()]
@@ -315,15 +315,6 @@ def changes(pod):
         return found
 
     return pod.netns.run(look)
-
-
-def sockets_of(pid):
-    """How many descriptors of a process stand for each file or namespace."""
-    links = Counter()
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            links[str(path.readlink())] += 1
-    return links
 
 
 def wait_until(condition, seconds=5.0, why=lambda: "it did not happen"):

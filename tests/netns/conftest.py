@@ -1,6 +1,9 @@
 """Fixtures for tests that need root and network namespaces."""
 
+import contextlib
+
 import pytest
+from agent_lab import Agent
 from podnet import PodNet
 
 
@@ -10,6 +13,21 @@ def podnet():
     net = PodNet()
     yield net
     net.close()
+
+
+@pytest.fixture(scope="module")
+def net():
+    """A client and one pod for all tests of a file, each of which leaves nothing there."""
+    net = PodNet()
+    yield net
+    net.close()
+
+
+@pytest.fixture(scope="module")
+def agent():
+    """An agent for all tests of a file, none of which kills it."""
+    with contextlib.closing(Agent()) as agent:
+        yield agent.start()
 
 
 @pytest.fixture

@@ -9,18 +9,10 @@ import threading
 import time
 
 import pytest
-from podnet import PodNet
 from worker_lab import UID, Server, WorkerLab, answer, answering, until
 
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def podnet():
-    net = PodNet()
-    yield net
-    net.close()
 
 
 @pytest.fixture
@@ -37,8 +29,8 @@ def make_lab():
 
 
 @pytest.fixture
-def app(podnet):
-    server = Server(podnet.pod.netns, PORT, answering("app"), backlog=4096)
+def app(net):
+    server = Server(net.pod.netns, PORT, answering("app"), backlog=4096)
     yield server
     server.close()
 
@@ -125,12 +117,12 @@ os.kill(os.getpid(), 9)
     until(gone, 2)
 
 
-def test_a_killed_worker_resets_its_connections_and_new_ones_reach_the_app(podnet, make_lab, program, app):
+def test_a_killed_worker_resets_its_connections_and_new_ones_reach_the_app(net, make_lab, program, app):
     lab = make_lab()
-    redirect = lab.add_target(podnet.pod.netns, PORT, program)
+    redirect = lab.add_target(net.pod.netns, PORT, program)
     open_ = []
     for _ in range(20):
-        sock = podnet.connect(PORT)
+        sock = net.connect(PORT)
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
         open_.append(sock)
@@ -140,20 +132,20 @@ def test_a_killed_worker_resets_its_connections_and_new_ones_reach_the_app(podne
         with pytest.raises(ConnectionResetError):
             sock.recv(10)
         sock.close()
-    with podnet.connect(PORT) as sock:
+    with net.connect(PORT) as sock:
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
-        assert app.accepted[-1][1] == podnet.pod.client_address[4]
+        assert app.accepted[-1][1] == net.pod.client_address[4]
 
 
-def test_an_error_of_ours_ends_one_connection_and_not_the_worker(podnet, make_lab, program, app):
+def test_an_error_of_ours_ends_one_connection_and_not_the_worker(net, make_lab, program, app):
     lab = make_lab()
-    lab.add_target(podnet.pod.netns, PORT, program)
+    lab.add_target(net.pod.netns, PORT, program)
     broken = {"name": "i1", "user": "u"}  # rules that do not decode
     from tpnet.proxy.channel import SetRules
 
     lab.send(SetRules(1, [broken]))
-    with podnet.connect(PORT) as sock:
+    with net.connect(PORT) as sock:
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
     assert lab.close().startswith("tpnet worker: KeyError at channel.py:")
@@ -169,13 +161,13 @@ def many_files():
 
 @pytest.mark.parametrize("at_once", [1, 30])
 def test_when_descriptors_run_out_all_are_served_and_it_recovers(
-    podnet, make_lab, program, app, many_files, at_once
+    net, make_lab, program, app, many_files, at_once
 ):
     lab = make_lab(limit=1000)
-    lab.add_target(podnet.pod.netns, PORT, program)
+    lab.add_target(net.pod.netns, PORT, program)
     open_ = []
     while len(open_) < 450:  # two descriptors each
-        some = [podnet.connect(PORT) for _ in range(at_once)]
+        some = [net.connect(PORT) for _ in range(at_once)]
         open_ += some
         for sock in some:
             sock.settimeout(3)
@@ -196,7 +188,7 @@ def test_when_descriptors_run_out_all_are_served_and_it_recovers(
     until(lambda: lab.target["open"] == 0)
     until(lambda: lab.full == [True, False])
     before = lab.target["accepted"]
-    with podnet.connect(PORT) as sock:
+    with net.connect(PORT) as sock:
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
     until(lambda: lab.target["accepted"] == before + 1)
@@ -243,19 +235,19 @@ class QuietApp:
     ids=["idle", "slow head", "slow body", "slow reader"],
 )
 def test_a_thousand_connections_cost_little_and_leave_nothing(
-    podnet, make_lab, program, many_files, request_, flood, most
+    net, make_lab, program, many_files, request_, flood, most
 ):
     lab = make_lab()
-    app = QuietApp(podnet.pod.netns, flood)
-    lab.add_target(podnet.pod.netns, PORT, program)
+    app = QuietApp(net.pod.netns, flood)
+    lab.add_target(net.pod.netns, PORT, program)
     time.sleep(0.3)
     files, before = lab.fds(), lab.rss()
     open_ = []
     try:
         for _ in range(1000):
-            sock = podnet.client.socket(socket.AF_INET, socket.SOCK_STREAM)
+            sock = net.client.socket(socket.AF_INET, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.connect((podnet.pod.address[4], PORT))
+            sock.connect((net.pod.address[4], PORT))
             sock.sendall(request_)
             open_.append(sock)
         until(lambda: lab.target["open"] == 1000, 15)
@@ -275,10 +267,10 @@ def test_a_thousand_connections_cost_little_and_leave_nothing(
         app.close()
 
 
-def test_a_removed_target_ends_its_connections_and_says_so(podnet, make_lab, program, app):
+def test_a_removed_target_ends_its_connections_and_says_so(net, make_lab, program, app):
     lab = make_lab()
-    redirect = lab.add_target(podnet.pod.netns, PORT, program)
-    idle, busy, piped = (podnet.connect(PORT) for _ in range(3))
+    redirect = lab.add_target(net.pod.netns, PORT, program)
+    idle, busy, piped = (net.connect(PORT) for _ in range(3))
     for sock in (idle, busy):
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
@@ -311,15 +303,15 @@ def test_a_removed_target_ends_its_connections_and_says_so(podnet, make_lab, pro
     assert lab.drained.wait(3)
     for sock in (idle, busy, piped):
         sock.close()
-    with podnet.connect(PORT) as sock:
+    with net.connect(PORT) as sock:
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
 
 
 @pytest.mark.parametrize("v4", [True, False], ids=["ipv4", "ipv6"])
 @pytest.mark.parametrize("everywhere", [True, False], ids=["app on all addresses", "app on one address"])
-def test_a_client_may_come_from_any_port(podnet, make_lab, program, v4, everywhere):
-    pod = podnet.pod
+def test_a_client_may_come_from_any_port(net, make_lab, program, v4, everywhere):
+    pod = net.pod
     address = pod.address[4 if v4 else 6]
     local = "::" if everywhere else f"::ffff:{address}" if v4 else address
     server = Server(pod.netns, PORT, answering("app"), address=local)
@@ -328,13 +320,13 @@ def test_a_client_may_come_from_any_port(podnet, make_lab, program, v4, everywhe
     open_ = []
     try:
         for _ in range(12):
-            open_.append(podnet.connect(PORT, 4 if v4 else 6))
+            open_.append(net.connect(PORT, 4 if v4 else 6))
             open_[-1].sendall(GET)
             assert answer(open_[-1]) == (200, "app 0")
         assert {peer for _, peer in server.accepted} == {pod.client_address[4 if v4 else 6]}
         taken = [sock.getpeername()[1] for sock, _ in server.accepted]
         for port in taken if everywhere else [taken[0] + 20_000]:
-            sock = podnet.client.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_STREAM)
+            sock = net.client.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_STREAM)
             open_.append(sock)
             sock.settimeout(3)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -349,3 +341,21 @@ def test_a_client_may_come_from_any_port(podnet, make_lab, program, v4, everywhe
         for sock in open_:
             sock.close()
         server.close()
+
+
+def test_a_removed_target_leaves_no_descriptor(net, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(net.pod.netns, PORT, program)
+    counts = []
+    for number in range(1, 5):
+        with net.connect(PORT) as sock:
+            sock.sendall(GET)
+            assert answer(sock) == (200, "app 0")
+        redirect.disable(PORT)
+        lab.drained.clear()
+        lab.remove(0.0, target=number)
+        assert lab.drained.wait(15)
+        counts.append(lab.fds())
+        redirect.remove(PORT)
+        lab.hand_over(redirect, net.pod.netns, PORT, target=number + 1)
+    assert len(set(counts)) == 1, counts

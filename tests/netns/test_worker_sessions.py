@@ -5,21 +5,26 @@ import threading
 import time
 
 import pytest
-from podnet import PodNet
-from worker_lab import Server, WorkerLab, answer, answering, behind_tunnel, intercept, read_request, reset
+from worker_lab import (
+    Bulk,
+    Server,
+    WorkerLab,
+    answer,
+    answering,
+    behind_tunnel,
+    intercept,
+    peak,
+    read,
+    read_head,
+    read_request,
+    reset,
+)
 
 PORT = 8080
 TUNNEL = 20001
 TO_APP = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 TO_ME = b"GET / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\n\r\n"
 POST_ME = b"POST / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\nContent-Length: 3\r\n\r\nabc"
-
-
-@pytest.fixture(scope="module")
-def podnet():
-    net = PodNet()
-    yield net
-    net.close()
 
 
 @pytest.fixture
@@ -30,25 +35,25 @@ def lab():
 
 
 @pytest.fixture
-def bed(podnet, lab, program):
+def bed(net, lab, program):
     """``bed(serve)``: an app, and ``serve`` at the tunnel port; ``bed.log`` has what the app was asked."""
 
     class Bed:
         def __init__(self):
             self.log = []
-            self.servers = [Server(podnet.pod.netns, PORT, answering("app", self.log))]
+            self.servers = [Server(net.pod.netns, PORT, answering("app", self.log))]
 
         def __call__(self, serve, *, on_failure="app", ports=(TUNNEL,), up=True, **options):
             if serve is not None:
-                self.servers.append(Server(podnet.client, TUNNEL, serve, **options))
+                self.servers.append(Server(net.client, TUNNEL, serve, **options))
             lab.add_target(
-                podnet.pod.netns, PORT, program, intercepts=[intercept(PORT, TUNNEL, on_failure=on_failure)]
+                net.pod.netns, PORT, program, intercepts=[intercept(PORT, TUNNEL, on_failure=on_failure)]
             )
-            lab.session(podnet.client, ports, up=up)
+            lab.session(net.client, ports, up=up)
             return self.servers[-1]
 
         def connect(self):
-            return podnet.connect(PORT)
+            return net.connect(PORT)
 
     bed = Bed()
     yield bed
@@ -77,9 +82,7 @@ def test_pipelined_requests_are_answered_in_order(bed):
     bed(behind_tunnel(answering("handler")))
     with bed.connect() as sock:
         sock.sendall((TO_ME + TO_APP + POST_ME) * 10)
-        data = b""
-        while data.count(b"HTTP/1.1 200") < 30 or not data.endswith(b" 3"):
-            data += sock.recv(65536)
+        data = read(sock, lambda data: data.count(b"HTTP/1.1 200") == 30 and data.endswith(b" 3"))
     assert data.count(b"handler 0") == data.count(b"app 0") == data.count(b"handler 3") == 10
     assert [part[-9:] for part in data.split(b"HTTP/1.1 200 OK")[1:4]] == [
         b"handler 0",
@@ -151,9 +154,9 @@ def test_a_port_nobody_listens_on_costs_no_time(bed):
         assert time.monotonic() - before < 0.05
 
 
-def test_a_dead_tunnel_delays_a_request_by_a_second_at_most(bed, lab, podnet):
+def test_a_dead_tunnel_delays_a_request_by_a_second_at_most(bed, lab, net):
     bed(None)
-    lab.session(podnet.client, [TUNNEL], address="fd77:1::99")  # an address that nobody has
+    lab.session(net.client, [TUNNEL], address="fd77:1::99")  # an address that nobody has
     with bed.connect() as sock:
         before = time.monotonic()
         sock.sendall(POST_ME)
@@ -179,7 +182,7 @@ def test_silence_after_the_connection_may_mean_delivered(bed, lab, request_, sta
 
 
 @pytest.mark.parametrize(("request_", "status"), [(TO_ME, 200), (POST_ME, 502)])
-def test_a_tunnel_that_dies_before_the_answer(bed, lab, podnet, request_, status):
+def test_a_tunnel_that_dies_before_the_answer(bed, lab, net, request_, status):
     asked = threading.Event()
 
     def handler(sock):
@@ -192,14 +195,14 @@ def test_a_tunnel_that_dies_before_the_answer(bed, lab, podnet, request_, status
         sock.sendall(request_)
         assert asked.wait(5)
         before = time.monotonic()
-        lab.session(podnet.client, [TUNNEL], up=False)
+        lab.session(net.client, [TUNNEL], up=False)
         assert answer(sock)[0] == status
         assert time.monotonic() - before < 0.2
     assert lab.counted("session down", 1)
     assert len(bed.log) == (status == 200)
 
 
-def test_a_tunnel_that_dies_in_an_answer_resets_the_client(bed, lab, podnet):
+def test_a_tunnel_that_dies_in_an_answer_resets_the_client(bed, lab, net):
     def handler(sock):
         read_request(sock)
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun")
@@ -208,10 +211,8 @@ def test_a_tunnel_that_dies_in_an_answer_resets_the_client(bed, lab, podnet):
     bed(behind_tunnel(handler))
     with bed.connect() as sock:
         sock.sendall(TO_ME)
-        got = b""
-        while not got.endswith(b"begun"):
-            got += sock.recv(1000)
-        lab.session(podnet.client, [TUNNEL], up=False)
+        read(sock, lambda data: data.endswith(b"begun"))
+        lab.session(net.client, [TUNNEL], up=False)
         with pytest.raises(ConnectionResetError):
             sock.recv(1000)
 
@@ -249,10 +250,8 @@ def test_an_upgrade_is_piped_to_the_handler(bed):
         sock.sendall(
             b"GET / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
         )
+        read_head(sock)
         got = bytearray()
-        while not got.endswith(b"\r\n\r\n"):
-            got += sock.recv(1000)
-        got.clear()
         sender = threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR)))
         sender.start()
         while more := sock.recv(65536):
@@ -277,15 +276,24 @@ def test_uploads_to_the_handler_arrive_whole(bed, size):
         head = b"PUT / HTTP/1.1\r\nX-Me: me\r\nContent-Length: %d\r\n\r\n" % size
         sender = threading.Thread(target=sock.sendall, args=(head + body,))
         sender.start()
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += sock.recv(65536)
-        data = bytearray(data.partition(b"\r\n\r\n")[2])
-        while len(data) < size:
-            data += sock.recv(1 << 20)
+        read_head(sock)
+        data = read(sock, lambda data: len(data) >= size)
         sender.join(5)
     assert got[0] == body
     assert data == body
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+def test_a_gibibyte_each_way_with_a_session_arrives_whole_in_bounded_memory(bed, lab, chunked):
+    bulk = Bulk(chunked=chunked)
+    bed(behind_tunnel(bulk.serve))
+    before = lab.rss()
+    with bed.connect() as sock:
+        sock.settimeout(30)
+        bulk.ask(sock, b"POST / HTTP/1.1\r\nX-Me: me\r\n%s\r\n\r\n" % bulk.field)
+    assert bed.log == []
+    assert peak(lab.pid) - before < 32 * 1024
 
 
 def test_rules_change_for_the_next_request_of_an_open_connection(bed, lab):

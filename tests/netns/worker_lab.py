@@ -6,8 +6,8 @@ The redirect, its bypass map and the prepared sockets are the real ones (``tpnet
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
+import random
 import select
 import signal
 import socket
@@ -114,57 +114,59 @@ def answering(name, log=None):
 
 
 class Bulk:
-    """A body of ``size`` bytes each way, and whether it arrives whole: ``serve`` at one end, ``ask`` at the other."""
+    """A body of ``size`` bytes each way, and whether it arrives whole: ``serve`` at one end, ``ask`` at the other.
 
-    def __init__(self, size=1 << 30):
-        self.size = size
-        self._seen = ""
+    ``field`` frames it in a request's head. No two of its parts are alike, so that none can be missing or misplaced
+    unseen; chunk by chunk when it is ``chunked``.
+    """
+
+    _PART = 1 << 20
+
+    def __init__(self, size=1 << 30, *, chunked=False):
+        self.size, self.chunked = size, chunked
+        self.field = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
+        self._noise = {way: random.Random(way).randbytes(2 * self._PART) for way in ("up", "down")}
+        self._arrived = False
 
     def serve(self, sock):
         """A server's connection: takes a body, then sends one."""
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += sock.recv(65536)
-        self._seen = self._receive(sock, head.partition(b"\r\n\r\n")[2])
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self.size)
-        for block in self._blocks(b"down"):
-            sock.sendall(block)
+        read_head(sock)
+        self._arrived = self._receive(sock, "up")
+        sock.sendall(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % self.field)
+        self._send(sock, "down")
 
     def ask(self, sock, head):
-        """A client's connection. ``head`` has a place for the size."""
-        sock.sendall(head % self.size)
-        for block in self._blocks(b"up"):
-            sock.sendall(block)
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            byte = sock.recv(1)
-            assert byte, f"the connection ended after {answer!r}"
-            answer += byte
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert self._receive(sock) == self._sum(b"down")
-        assert self._seen == self._sum(b"up")
+        """A client's connection."""
+        sock.sendall(head)
+        self._send(sock, "up")
+        assert read_head(sock).startswith(b"HTTP/1.1 200 ")
+        assert self._receive(sock, "down")
+        assert self._arrived
 
-    def _blocks(self, seed):
-        """Cheap to make, and not the same everywhere."""
-        block = hashlib.sha256(seed).digest() * 32768
-        for _ in range(self.size // len(block)):
-            yield block
+    def _parts(self, way):
+        """The body as it stands on the wire."""
+        for number in range(self.size // self._PART):
+            at = number * 4099 % self._PART
+            part = self._noise[way][at : at + self._PART]
+            yield b"%x\r\n%s\r\n" % (self._PART, part) if self.chunked else part
+        if self.chunked:
+            yield b"0\r\n\r\n"
 
-    def _sum(self, seed):
-        sum_ = hashlib.sha1()
-        for block in self._blocks(seed):
-            sum_.update(block)
-        return sum_.hexdigest()
+    def _send(self, sock, way):
+        for part in self._parts(way):
+            sock.sendall(part)
 
-    def _receive(self, sock, already=b""):
-        sum_, left = hashlib.sha1(already), self.size - len(already)
-        buffer = memoryview(bytearray(1 << 20))
-        while left:
-            got = sock.recv_into(buffer)
-            assert got, f"{left} bytes are missing"
-            sum_.update(buffer[:got])
-            left -= got
-        return sum_.hexdigest()
+    def _receive(self, sock, way):
+        for part in self._parts(way):
+            buffer = bytearray(len(part))
+            view, got = memoryview(buffer), 0
+            while got < len(part):
+                more = sock.recv_into(view[got:])
+                assert more, "the connection ended within a body"
+                got += more
+            if buffer != part:
+                return False
+        return True
 
 
 def behind_tunnel(serve):
@@ -177,21 +179,44 @@ def behind_tunnel(serve):
     return run
 
 
+def read(sock, done):
+    """What comes until it is ``done``. Fails when the connection ends before."""
+    data = bytearray()
+    while not done(data):
+        more = sock.recv(65536)
+        assert more, f"the connection ended after {bytes(data[-100:])!r}"
+        data += more
+    return bytes(data)
+
+
+def read_head(sock):
+    """What comes until an empty line, and nothing of what follows."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        assert byte, f"the connection ended after {head!r}"
+        head += byte
+    return head
+
+
 def answer(sock):
     """One answer with a Content-Length: status and body."""
-    data = b""
-    while b"\r\n\r\n" not in data:
-        more = sock.recv(65536)
-        assert more, f"the connection ended after {data!r}"
-        data += more
-    head, _, body = data.partition(b"\r\n\r\n")
+    head, _, body = read(sock, lambda data: b"\r\n\r\n" in data).partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     length = next(int(line[15:]) for line in lines if line.lower().startswith(b"content-length:"))
-    while len(body) < length:
-        more = sock.recv(65536)
-        assert more, "the connection ended within an answer"
-        body += more
+    missing = length - len(body)
+    body += read(sock, lambda data: len(data) >= missing)
     return int(lines[0].split()[1]), body.decode()
+
+
+def peak(pid):
+    """The most memory that a process has ever had resident, in KiB."""
+    return _memory(pid, "VmHWM")
+
+
+def _memory(pid, name):
+    with open(f"/proc/{pid}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:"))
 
 
 def intercept(port, tunnel_port, *, on_failure="app", name="i1", value="me"):
@@ -330,6 +355,13 @@ class WorkerLab:
         redirect.enable(port)
         return redirect
 
+    def hand_over(self, redirect, netns, port, target):
+        """Another target at a redirect whose port was removed; numbers are never used twice."""
+        self._netns[target] = netns
+        listener = redirect.add(port)
+        self.send(AddTarget(target, "t", port, keep_source=True), [listener.fileno(), redirect.bypass_fd])
+        redirect.enable(port)
+
     def add_plain_target(self, netns, port, listener, target=1):
         """A target without a redirect: ``listener`` is the test's own."""
         self._netns[target] = netns
@@ -347,8 +379,7 @@ class WorkerLab:
 
     def rss(self):
         """KiB."""
-        with open(f"/proc/{self.pid}/status") as file:
-            return next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+        return _memory(self.pid, "VmRSS")
 
     def cpu(self):
         """Seconds."""

@@ -11,24 +11,27 @@ import re
 from typing import Final
 
 from tpnet.http.grammar import (
-    FIELDS,
+    CRLF,
+    FIELD,
+    HEAD_END,
     MAX_HEAD,
     TOO_LONG,
     UNTIL_EOF,
     VALUE,
     Bad,
     HeadScan,
+    Known,
     body_length,
     persists,
 )
-from tpnet.http.head import CONNECT, HEAD
+from tpnet.http.head import CONNECT, HEAD, PLAIN
 
+_BODILESS: Final = frozenset({204, 304})
 _NOT_HTTP: Final = Bad("P", "its first line is not a status line of HTTP/1")
-_MALFORMED: Final = Bad("P", "its head is malformed")
+_MALFORMED_HEAD: Final = Bad("P", "its head is malformed")
 
 # Status line (section 4). The space before an empty reason is often missing.
 _LINE: Final = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + VALUE + rb"*+)?\r\n"
-_answer: Final = re.compile(_LINE + FIELDS).match
 _line: Final = re.compile(_LINE).fullmatch
 _prefix: Final = re.compile(
     rb"(?:H(?:T(?:T(?:P(?:/(?:1(?:\.(?:[01](?: (?:[1-9](?:[0-9](?:[0-9](?: "
@@ -36,6 +39,41 @@ _prefix: Final = re.compile(
     + rb"*+)?\r?)?)?)?)?)?)?)?)?)?)?)?)?"
 ).fullmatch
 _noted: Final = re.compile(rb"\n(connection|content-length|transfer-encoding):[ \t]*([^\r]*)").findall
+_field: Final = re.compile(FIELD).fullmatch
+
+# What a field line is. The sum over a head's lines lies from ``_LENGTH`` on and below twice that if one of them is a
+# Content-Length of so much more, and the others mean nothing here; below ``_MALFORMED`` if all are well-formed. (A head
+# has less than 2**16 lines.)
+_PLAIN_LINE, _LENGTH, _NOTED, _MALFORMED = 0, 1 << 48, 1 << 56, 1 << 80
+_TWO_LENGTHS: Final = 2 * _LENGTH
+
+
+def _read_line(line: bytes) -> int:
+    field = _field(line)
+    if field is None:
+        return _MALFORMED
+    name, value = field[1].lower(), field[2].strip(b" \t").lower()
+    if name == b"content-length" and value.isdigit() and len(value) < 15:
+        return _LENGTH + int(value)
+    if name == b"connection" and value == b"keep-alive":
+        return _PLAIN_LINE
+    return _NOTED if name in {b"connection", b"content-length", b"transfer-encoding"} else _PLAIN_LINE
+
+
+_line_of: Final = Known(_read_line).__getitem__
+
+
+def _read_head(head: bytes) -> tuple[int, int, int] | None:
+    """Status, version and the sum of what all field lines are; ``None`` for what is malformed."""
+    status, *lines = head.split(CRLF)
+    match = _line(status + CRLF)
+    said = sum(map(_line_of, lines))
+    if match is None or said >= _MALFORMED:
+        return None
+    return int(match[2]), 11 if match[1] == b"1" else 10, said
+
+
+_head_of: Final = Known(_read_head).__getitem__
 
 Answer = tuple[int, int, int, bool]
 """Offset of its end; status; body in bytes, ``CHUNKED`` or ``UNTIL_EOF``; whether nothing follows it."""
@@ -52,18 +90,26 @@ def read_answer(data: bytes, at: int, kind: int) -> Answer | Bad | HeadScan:
     ``kind`` is the request's: ``head.PLAIN`` and so on.
     A ``HeadScan`` that holds all bytes from ``at`` on when the head is not there in full.
     """
-    match = _answer(data, at)
-    if match is None:
+    end = data.find(HEAD_END, at)
+    head = _head_of(data[at:end]) if end >= 0 else None
+    if head is None:
         scan = answer_scan()
         end_or_bad = scan.feed(data[at:])
         if end_or_bad is None:
             return scan
-        return end_or_bad if isinstance(end_or_bad, Bad) else _MALFORMED
-    end = match.end()
+        return end_or_bad if isinstance(end_or_bad, Bad) else _MALFORMED_HEAD
+    end += 4
     if end - at > MAX_HEAD:
         return TOO_LONG
-    status = int(match[2])
-    version = 11 if match[1] == b"1" else 10
+    status, version, said = head
+    if (
+        _LENGTH <= said < _TWO_LENGTHS
+        and version == 11
+        and kind == PLAIN
+        and status >= 200
+        and status not in _BODILESS
+    ):
+        return end, status, said - _LENGTH, False
     connection: list[bytes] = []
     lengths: list[bytes] = []
     codings: list[bytes] = []

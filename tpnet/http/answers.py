@@ -27,9 +27,10 @@ from tpnet.http.exchange import (
 from tpnet.http.grammar import CHUNKED, UNTIL_EOF, Bad, HeadScan
 from tpnet.http.head import CONNECT, UPGRADE
 from tpnet.http.requests import Requests
-from tpnet.http.state import AT_HEAD, IN_BODY, PIPED, WAITING
+from tpnet.http.state import IN_BODY, PIPED, WAITING
 
 if TYPE_CHECKING:
+    from tpnet.http.answer import Answer
     from tpnet.http.exchange import Command, Side
 
 
@@ -38,8 +39,10 @@ class Answers(Requests):
 
     __slots__ = ()
 
-    def _read_answers(self, side: Side, data: bytes, out: list[Command]) -> None:
-        """Take more bytes of the side that owes answers."""
+    def _read_answers(
+        self, side: Side, data: bytes, out: list[Command], answer: Answer | Bad | HeadScan | None = None
+    ) -> None:
+        """Take more bytes of the side that owes answers. ``answer``: what they begin with, if that was read already."""
         if self._answer_scan is not None:
             scan = self._answer_scan
             if scan.feed(data) is None:
@@ -56,7 +59,8 @@ class Answers(Requests):
             left = self._answer
             if left is None:
                 exchange = queue[0]
-                answer = read_answer(data, at, exchange.kind)
+                if answer is None or at:
+                    answer = read_answer(data, at, exchange.head.kind)
                 if isinstance(answer, HeadScan):
                     self._answer_scan = answer
                     if sent < at:
@@ -73,13 +77,13 @@ class Answers(Requests):
                         exchange.answered = INTERIM
                         at = end
                         continue
-                    if exchange.kind == UPGRADE:
+                    if exchange.head.kind == UPGRADE:
                         self._pin(side, out, answer=data[sent:])
                     else:
                         self._misframed(side, data[sent:at], data[at:], "it switches protocols unasked", out)
                     return
                 exchange.answered = BEGUN
-                if exchange.kind == CONNECT:
+                if exchange.head.kind == CONNECT:
                     if status < 300:
                         self._pin(side, out, answer=data[sent:])
                         return
@@ -107,17 +111,11 @@ class Answers(Requests):
                     size = at
                     break
             # The answer is complete.
-            ends = self._answer_close or queue[0].close
+            ends = self._answer_close or queue[0].head.close
             if ends and side is APP:
                 at = size  # whatever else the app says before it closes
             out.append((SEND_CLIENT, data[sent:at]))
             sent = at
-            if not ends and at == size and len(queue) == 1 and self._client == AT_HEAD and not self._leaving:
-                # The hot path ends here: nothing else is under way.
-                self._answer = None
-                queue.popleft().answered = DONE
-                self._kept = 0
-                return
             self._answered(side, data[at:], out)
             if self._client >= PIPED or side != self._side or not queue:
                 return
@@ -130,7 +128,7 @@ class Answers(Requests):
         exchange.answered = DONE
         self._unkeep(exchange)
         self._answer = self._answer_chunks = None
-        if self._answer_close or exchange.close:
+        if self._answer_close or exchange.head.close:
             if exchange is self._request:
                 self._leaving = True  # the side may still want the rest of the body
             else:

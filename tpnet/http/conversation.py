@@ -85,11 +85,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tpnet.http.answer import read_answer
 from tpnet.http.answers import Answers
 from tpnet.http.exchange import (
     APP,
     BEGUN,
     CLOSE_CLIENT,
+    DONE,
     KEEP,
     PIN,
     RESET,
@@ -99,14 +101,18 @@ from tpnet.http.exchange import (
     SHUT,
     SHUT_CLIENT,
     Command,
+    Exchange,
     Route,
     Side,
 )
-from tpnet.http.grammar import CHUNKED, UNTIL_EOF
+from tpnet.http.grammar import CHUNKED, UNTIL_EOF, Bad, HeadScan
+from tpnet.http.head import PLAIN, RequestHead, read_request
 from tpnet.http.state import AT_HEAD, IN_BODY, IN_HEAD, OVER, PIPED, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tpnet.http.answer import Answer
 
 __all__ = [
     "APP",
@@ -174,10 +180,37 @@ class Conversation(Answers):
 
     def client_data(self, data: bytes) -> Sequence[Command]:
         """The client sent ``data``."""
+        if self._client != AT_HEAD or self._queue:
+            return self._client_data(data)
+        # The hot path: one request without a body, for the app, while nothing is under way.
+        head = read_request(data)
+        if (
+            type(head) is not RequestHead
+            or head.body
+            or len(head.raw) != len(data)
+            or head.close
+            or head.reason
+        ):
+            return self._client_data(data, head)
+        self._begun = True
+        route = self._route(head)
+        if self.on_event is not None:
+            self.on_event("F", route, "")
+        if route is not None:
+            self._next = head, route
+            return self._client_data(data)
+        self._side = APP
+        self._queue.append(Exchange(head, None))
+        return ((SEND, APP, data),)
+
+    def _client_data(
+        self, data: bytes, head: RequestHead | Bad | HeadScan | None = None
+    ) -> Sequence[Command]:
+        """The client sent ``data``, which begins with ``head`` if that was read already."""
         state = self._client
-        if state == AT_HEAD or state == IN_BODY:  # noqa: SIM109, PLR1714  # the hot path
+        if state == AT_HEAD or state == IN_BODY:  # noqa: SIM109, PLR1714  # the warm path
             out: list[Command] = []
-            self._consume(data, out)
+            self._consume(data, out, head)
             return out
         if state == IN_HEAD:
             scan = self._scan
@@ -232,6 +265,38 @@ class Conversation(Answers):
 
     def upstream_data(self, side: Side, data: bytes) -> Sequence[Command]:
         """``side`` sent ``data``."""
+        queue = self._queue
+        if (
+            self._client != AT_HEAD
+            or len(queue) != 1
+            or side != self._side
+            or self._answer is not None
+            or self._answer_scan is not None
+            or self._leaving
+            or (side is not APP and side not in self._confirmed)
+        ):
+            return self._upstream_data(side, data)
+        # The hot path: the whole of the one answer that is owed.
+        head = queue[0].head
+        answer = read_answer(data, 0, head.kind)
+        if not isinstance(answer, (Bad, HeadScan)):
+            end, status, left, close = answer
+            if (
+                end + left == len(data)
+                and left >= 0
+                and status >= 200
+                and head.kind == PLAIN
+                and not (close or head.close)
+            ):
+                queue.pop().answered = DONE
+                self._kept = 0
+                return ((SEND_CLIENT, data),)
+        return self._upstream_data(side, data, answer)
+
+    def _upstream_data(
+        self, side: Side, data: bytes, answer: Answer | Bad | HeadScan | None = None
+    ) -> Sequence[Command]:
+        """``side`` sent ``data``, which begins with ``answer`` if that was read already."""
         if self._client >= PIPED:
             return ((SEND_CLIENT, data),) if self._client == PIPED and side == self.pinned_side else _NOTHING
         out: list[Command] = []
@@ -240,7 +305,7 @@ class Conversation(Answers):
             return out
         if side is not None and side not in self._confirmed:
             self._confirm(side, out)
-        self._read_answers(side, data, out)
+        self._read_answers(side, data, out, answer)
         return out
 
     def upstream_confirmed(self, side: Side) -> Sequence[Command]:

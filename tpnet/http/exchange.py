@@ -54,12 +54,10 @@ class Exchange:
     request that came in one piece is kept as that very object.
     """
 
-    __slots__ = ("answered", "close", "head", "kept", "kind", "route")
+    __slots__ = ("answered", "head", "kept", "route")
 
     def __init__(self, head: RequestHead, route: Route | None) -> None:
         self.head = head
-        self.kind = head.kind
-        self.close = head.close
         self.route = route
         self.answered = UNANSWERED
         self.kept: bytes | bytearray | None = None

@@ -7,7 +7,7 @@ wire; it must never change, fold or re-write one. Sections are those of RFC 9112
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,12 +22,17 @@ UNTIL_EOF: Final = -2
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 VALUE: Final = rb"[\t -~\x80-\xff]"
-FIELDS: Final = rb"(?:" + TOKEN + rb"++:" + VALUE + rb"*+\r\n)*+\r\n"
-"""Field lines and the empty line after them. Possessive, so that no input makes it backtrack."""
+FIELD: Final = rb"(" + TOKEN + rb"++):(" + VALUE + rb"*+)"
+"""A field line, without the CRLF that ends it. Possessive, so that no input makes it backtrack."""
+HEAD_END: Final = b"\r\n\r\n"
+CRLF: Final = b"\r\n"
 
 _MAX_LENGTH: Final = (1 << 63) - 1
 _PROBED: Final = 512
 """How much of an unfinished first line is looked at: another protocol shows itself in its first bytes."""
+
+_MOST_KNOWN: Final = 1024
+_LONGEST_KNOWN: Final = 1024
 
 _blank_lines: Final = re.compile(rb"(?:\r\n)*+").match
 # A head's end as the most lenient recipient sees it: what ends a head for anybody must not be waited past.
@@ -47,6 +52,27 @@ class Bad(NamedTuple):
 
 
 TOO_LONG: Final = Bad("P", f"its head is longer than {MAX_HEAD} bytes")
+
+
+class Known(dict[bytes, Any]):
+    """What pieces of heads say, each read once: ``known[piece]`` is ``read(piece)``.
+
+    A peer says nearly the same each time, and most lines of a head that was never seen have been seen before. Bounded
+    in number and length of pieces.
+    """
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[bytes], Any]) -> None:
+        self._read = read
+
+    def __missing__(self, piece: bytes) -> Any:
+        said = self._read(piece)
+        if len(piece) <= _LONGEST_KNOWN:
+            if len(self) >= _MOST_KNOWN:
+                self.clear()
+            self[piece] = said
+        return said
 
 
 class HeadScan:

@@ -1,9 +1,9 @@
 """Request heads: read them strictly, keep their bytes, and look fields up only when somebody asks.
 
-Called by ``tpnet.http.conversation`` (and by tests). One possessive regular expression accepts a head as a
-whole; whatever it does not accept is told apart slowly, by ``_classify``. Must never alter a byte, and never
-takes part in routing: a head only says how it may be routed (``reason`` empty: by rules; otherwise: to the
-app).
+Called by ``tpnet.http.conversation`` (and by tests). A head whose lines are all right is accepted line by line,
+each from memory if it was seen before (``grammar.Known``); whatever is not accepted is told apart slowly, by
+``_classify``. Must never alter a byte, and never takes part in routing: a head only says how it may be routed
+(``reason`` empty: by rules; otherwise: to the app).
 """
 
 from __future__ import annotations
@@ -12,10 +12,24 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from tpnet.http.grammar import FIELDS, MAX_HEAD, TOKEN, TOO_LONG, Bad, HeadScan, body_length, persists
+from tpnet.http.grammar import (
+    CRLF,
+    FIELD,
+    HEAD_END,
+    MAX_HEAD,
+    TOKEN,
+    TOO_LONG,
+    VALUE,
+    Bad,
+    HeadScan,
+    Known,
+    body_length,
+    persists,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
 
 PLAIN, HEAD, CONNECT, UPGRADE = range(4)
 """Kinds of requests as to their answers. Nothing may follow the last two before they are answered."""
@@ -25,7 +39,7 @@ _NOT_HTTP: Final = Bad("P", "its first line is not one of HTTP/1")
 # Request line (section 3): single spaces, a version that we speak. Octets from 0x80 in a target are not in
 # the grammar, but every server has its way with them and none frames a message by them.
 _LINE: Final = rb"(" + TOKEN + rb"++) ([!-~\x80-\xff]++) HTTP/1\.([01])\r\n"
-_request: Final = re.compile(rb"(?:\r\n)*+" + _LINE + FIELDS).match
+_start: Final = re.compile(rb"(?:\r\n)*+" + _LINE).match
 _line: Final = re.compile(_LINE).fullmatch
 _prefix: Final = re.compile(
     rb"\r?|" + TOKEN + rb"++(?: (?:[!-~\x80-\xff]++"
@@ -39,7 +53,21 @@ _noted: Final = re.compile(
     rb"\n(connection|content-length|transfer-encoding|upgrade|expect|host|user-agent(?=:[ \t]*kube-probe/))"
     rb":[ \t]*([^\r\n]*)"
 ).findall
-_ONLY_HOST: Final = b"host"
+_field: Final = re.compile(FIELD).fullmatch
+# Most field lines at one look: no name that begins like a noted one, the commonest letters first.
+_unnoted_field: Final = re.compile(
+    rb"(?:[ABDFGI-SV-Zabdfgi-sv-z]"
+    + TOKEN
+    + rb"*+|(?!(?i:connection|content-length|transfer-encoding|upgrade"
+    rb"|expect|host|user-agent:[ \t]*+kube-probe/))" + TOKEN + rb"++):" + VALUE + rb"*+"
+).fullmatch
+_NOTED_NAMES: Final = frozenset(
+    {b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"user-agent"}
+)
+
+# What a field line is. The sum over a head's lines is ``_HOST`` if one is Host and the others mean nothing here,
+# below ``_MALFORMED`` if all are well-formed. (A head has less than 2**16 lines.)
+_PLAIN_LINE, _HOST, _NOTED, _MALFORMED = 0, 1, 1 << 16, 1 << 32
 _names: Final = re.compile(rb"\n([^:\r\n]++):").findall
 _field_line: Final = re.compile(rb"(" + TOKEN + rb"++):([^\r\n\x00]*)").fullmatch
 _controls: Final = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]").search
@@ -50,6 +78,36 @@ _FRAMING: Final = (b"content-length", b"transfer-encoding")
 @lru_cache(maxsize=1024)
 def _finder(name: bytes) -> Callable[[bytes, int], list[bytes]]:
     return re.compile(rb"\n(?i:" + re.escape(name) + rb"):[ \t]*+([^\r\n]*)").findall
+
+
+def _read_line(line: bytes) -> tuple[int, bytes]:
+    """What a field line is, and its name in lower case."""
+    name = line[: line.find(b":")].lower()
+    if _unnoted_field(line):
+        return _PLAIN_LINE, name
+    field = _field(line)
+    if field is None:
+        return _MALFORMED, b""
+    if name == b"host":
+        return _HOST, name
+    if name not in _NOTED_NAMES or (
+        name == b"connection" and field[2].strip(b" \t").lower() == b"keep-alive"
+    ):
+        return _PLAIN_LINE, name
+    return _NOTED, name
+
+
+_line_of: Final = Known(_read_line).__getitem__
+
+
+def _read_fields(fields: bytes) -> tuple[int, frozenset[bytes]]:
+    """The sum of what all field lines are, and their names."""
+    lines = [_line_of(line) for line in fields.split(CRLF)]
+    return sum(kind for kind, _ in lines), frozenset(name for _, name in lines)
+
+
+_fields_of: Final = Known(_read_fields).__getitem__
+_NO_FIELDS: Final = 0, frozenset[bytes]()
 
 
 class RequestHead:
@@ -63,6 +121,7 @@ class RequestHead:
 
     __slots__ = (
         "_fields",
+        "_names",
         "_text",
         "body",
         "close",
@@ -75,7 +134,15 @@ class RequestHead:
         "version",
     )
 
-    def __init__(self, raw: bytes, method: bytes, target: bytes, version: int, fields: int) -> None:
+    def __init__(
+        self,
+        raw: bytes,
+        method: bytes,
+        target: bytes,
+        version: int,
+        fields: int,
+        names: frozenset[bytes] | None,
+    ) -> None:
         self.raw = raw
         self.method = method
         self.target = target
@@ -85,8 +152,9 @@ class RequestHead:
         self.kind = PLAIN
         self.expects = False
         self.reason = ""
-        self._text = raw
-        self._fields = fields
+        self._text = raw  # folded lines joined
+        self._fields = fields  # where the first line ends in it
+        self._names = names  # of its field lines, if they are all well-formed
 
     @property
     def path(self) -> bytes:
@@ -105,14 +173,16 @@ class RequestHead:
         """
         if name == b"host" and self.target[0] != 0x2F and (absolute := _absolute(self.target)):
             return [absolute[1]]
+        if self._names is not None and name not in self._names:
+            return []
         return [value.rstrip(b" \t") for value in _finder(name)(self._text, self._fields)]
 
-    def names(self) -> set[bytes]:
+    def names(self) -> AbstractSet[bytes]:
         """The lower-case names that ``values`` has something for."""
-        names = set(_names(self._text.lower(), self._fields))
-        if self.target[0] != 0x2F and _absolute(self.target):
-            names.add(b"host")
-        return names
+        names = self._names
+        if names is None:
+            names = frozenset(_names(self._text.lower(), self._fields))
+        return names | {b"host"} if self.target[0] != 0x2F and _absolute(self.target) else names
 
 
 def request_scan() -> HeadScan:
@@ -125,17 +195,28 @@ def read_request(data: bytes, at: int = 0) -> RequestHead | Bad | HeadScan:
 
     A ``HeadScan`` that holds all bytes from ``at`` on when the head is not there in full.
     """
-    match = _request(data, at)
-    if match is not None:
-        end = match.end()
-        if end - at > MAX_HEAD:
-            return TOO_LONG
-        raw = data[at:end]
-        method, target, minor = match.groups()
-        head = RequestHead(raw, method, target, 11 if minor == b"1" else 10, match.end(3) + 1 - at)
-        if (target[0] != 0x2F or method == b"CONNECT") and (wrong := _check_target(head)):
-            return wrong
-        return _note(head, raw.lower())
+    start = _start(data, at)
+    if start is not None:
+        fields = start.end()
+        end = data.find(HEAD_END, fields - 2)
+        if end >= 0:
+            said, names = _fields_of(data[fields:end]) if end > fields else _NO_FIELDS
+            if said < _MALFORMED:
+                end += 4
+                if end - at > MAX_HEAD:
+                    return TOO_LONG
+                method, target, minor = start.groups()
+                version = 11 if minor == b"1" else 10
+                head = RequestHead(data[at:end], method, target, version, fields - 1 - at, names)
+                if (target[0] != 0x2F or method == b"CONNECT") and (wrong := _check_target(head)):
+                    return wrong
+                if said != _HOST or version == 10:
+                    return _note(head, head.raw.lower())
+                if method == b"HEAD":
+                    head.kind = HEAD
+                elif method == b"CONNECT":
+                    head.kind = CONNECT
+                return head
     scan = request_scan()
     end_or_bad = scan.feed(data[at:])
     if end_or_bad is None:
@@ -151,8 +232,6 @@ def _note(head: RequestHead, low: bytes) -> RequestHead | Bad:
         head.kind = HEAD
     elif method == b"CONNECT":
         head.kind = CONNECT
-    if len(noted) == 1 and noted[0][0] == _ONLY_HOST and head.version == 11:
-        return head
     hosts = 0
     connection: list[bytes] = []
     lengths: list[bytes] = []
@@ -237,7 +316,7 @@ def _classify(raw: bytes) -> RequestHead | Bad:
                 return Bad("R", "its framing fields hold control characters")
             controls = True
     method, target, minor = match.groups()
-    head = RequestHead(raw, method, target, 11 if minor == b"1" else 10, start + match.end() - 1)
+    head = RequestHead(raw, method, target, 11 if minor == b"1" else 10, start + match.end() - 1, None)
     if (target[0] != 0x2F or method == b"CONNECT") and (wrong := _check_target(head)):
         return wrong
     text = re.sub(rb"\r?\n[ \t]+", b" ", raw)

@@ -28,6 +28,7 @@ from tpnet.http.state import (
 
 if TYPE_CHECKING:
     from tpnet.http.exchange import Side
+    from tpnet.http.grammar import HeadScan
 
 
 class Requests(State):
@@ -35,8 +36,13 @@ class Requests(State):
 
     __slots__ = ()
 
-    def _consume(self, data: bytes, out: list[Command]) -> None:
-        """Take the client's next bytes, which begin a message or go on with a body."""
+    def _consume(
+        self, data: bytes, out: list[Command], head: RequestHead | Bad | HeadScan | None = None
+    ) -> None:
+        """Take the client's next bytes, which begin a message or go on with a body.
+
+        ``head``: what they begin with, if that was read already.
+        """
         if self._tail:
             data = self._tail + data
             self._tail = b""
@@ -52,7 +58,8 @@ class Requests(State):
                     return
                 decided = self._next
                 if decided is None:
-                    head = read_request(data, at)
+                    if head is None or at:
+                        head = read_request(data, at)
                     if not isinstance(head, RequestHead):
                         if isinstance(head, Bad):
                             self._bad(head, data[at:], out)
@@ -89,7 +96,7 @@ class Requests(State):
                 else:
                     self._send(exchange, data[at:end], out)
                     at = end
-                    if exchange.close:
+                    if head.close:
                         self._client = DROPPED
             if at < 0 or self._client >= WAITING:
                 return
@@ -98,7 +105,7 @@ class Requests(State):
     def _must_wait(self) -> int | None:
         """What the next request must wait for, whatever it is, if anything."""
         queue = self._queue
-        if queue[-1].kind >= CONNECT:
+        if queue[-1].head.kind >= CONNECT:
             return TURN
         if len(queue) >= PIPELINE:
             return ROOM
@@ -156,7 +163,7 @@ class Requests(State):
         assert request is not None
         self._body = 0
         self._request = self._chunks = None
-        self._client = DROPPED if request.close else AT_HEAD
+        self._client = DROPPED if request.head.close else AT_HEAD
         if self.holding:
             self._release(request, out)
         if request.answered == ANSWERED:

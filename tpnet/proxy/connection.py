@@ -43,6 +43,7 @@ SPLICE_LEAST = 64 * 1024
 """Bytes of a body that must be left for a splice to pay."""
 
 _NOW = socket.MSG_DONTWAIT
+_TO_APP = (SEND, APP)
 
 
 class Connection:
@@ -140,7 +141,14 @@ class Connection:
             return
         if data:
             client.bulky = len(data) >= BULKY
-            self._run(conversation.client_data(data))
+            commands = conversation.client_data(data)
+            app = self.app
+            if len(commands) == 1 and commands[0][:2] == _TO_APP and app is not None:
+                app.send(commands[0][2])
+                if app.backlog:
+                    self.calm = False
+            else:
+                self._run(commands)
             if self._undecided and not conversation.undecided:
                 self._undecided = False
                 self.context.undecided.discard(self)
@@ -185,10 +193,16 @@ class Connection:
         if data:
             stream.bulky = len(data) >= BULKY
             commands = conversation.upstream_data(side, data)
-            if len(commands) == 2 and commands[1][0] == CLOSE_CLIENT and commands[0][0] == SEND_CLIENT:
+            if len(commands) == 1 and commands[0][0] == SEND_CLIENT:
+                client = self.client
+                client.send(commands[0][1])
+                if client.backlog:
+                    self.calm = False
+            elif len(commands) == 2 and commands[1][0] == CLOSE_CLIENT and commands[0][0] == SEND_CLIENT:
                 self._last(commands[0][1])
                 return
-            self._run(commands)
+            else:
+                self._run(commands)
         elif stream.broken:
             self._side_broken(side)
             return

@@ -23,9 +23,9 @@ class TargetCount:
     def __init__(self) -> None:
         self.open = 0
         self.accepted = 0
-        self.requests = 0
-        self.app_requests = 0
         self.unmatched = 0  # the verdict ``F:app``, which nearly all requests get
+        self.requests = 0  # all others
+        self.app_requests = 0  # those of them that went to the app
         self.verdicts: defaultdict[str, int] = defaultdict(int)
         self.reasons: defaultdict[str, int] = defaultdict(int)
 
@@ -34,8 +34,8 @@ class TargetCount:
         return {
             "open": self.open,
             "accepted": self.accepted,
-            "requests": self.requests,
-            "app_requests": self.app_requests,
+            "requests": self.requests + self.unmatched,
+            "app_requests": self.app_requests + self.unmatched,
             "verdicts": dict(self.verdicts) | ({"F:app": self.unmatched} if self.unmatched else {}),
             "reasons": dict(self.reasons),
         }

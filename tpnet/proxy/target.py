@@ -8,6 +8,7 @@ ever.
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -73,9 +74,9 @@ class Target:
     """A listening port in a network namespace, and its connections."""
 
     __slots__ = (
-        "_bypass", "_draining", "_keep_source", "_listener", "_listening", "_next_port", "_refused_at", "_routes",
-        "_rules", "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells", "name", "number",
-        "port",
+        "_bypass", "_bypass_fd", "_draining", "_keep_source", "_listener", "_listening", "_next_port", "_refused_at",
+        "_routes", "_rules", "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells", "name",
+        "number", "port",
     )  # fmt: skip
 
     def __init__(self, context: Context, message: AddTarget, listener: Socket, bypass: int | None) -> None:
@@ -89,6 +90,7 @@ class Target:
         self.failing = ""
         self._keep_source = message.keep_source
         self._bypass = BypassMap(bypass) if bypass is not None else None
+        self._bypass_fd = bypass
         self._rules: RuleSet | None = None
         self._routes: dict[str, Route] = {}
         self._draining: float | None = None
@@ -298,11 +300,10 @@ class Target:
         """Count a verdict, or what became of a request later."""
         count = self.count
         if route is None:
-            count.requests += 1
             if letter == "F":
-                count.app_requests += 1
                 count.unmatched += 1
                 return
+            count.requests += 1
             if letter == "A":
                 count.app_requests += 1
             count.verdicts[letter] += 1
@@ -361,5 +362,8 @@ class Target:
         if not self.connections and not self.farewells:
             self._stock4.close()
             self._stock6.close()
+            if self._bypass_fd is not None:
+                os.close(self._bypass_fd)
+                self._bypass = self._bypass_fd = None
             self.context.removed.append(self.number)
             self.context.tell(Drained(self.number))

@@ -91,7 +91,9 @@ class _Node:
             fields = [self.fields[name] for name in self.fields.keys() & head.names()]
         for field in fields:
             if field.least < best:
-                best = field.find(head, best)
+                values = head.values(field.name)
+                if values:
+                    best = field.find(head, values, best)
         paths = self.paths
         if paths is not None and paths.least < best:
             best = min(best, paths.find(head.path))
@@ -116,9 +118,8 @@ class _Field:
         self.regexes = RegexSet(list(patterns)) if patterns else None
         self.regex_nodes = list(patterns.values())
 
-    def find(self, head: HeadView, best: int) -> int:
-        """As ``_Node.find``, for the nodes that this header leads to."""
-        values: Collection[bytes] = head.values(self.name)
+    def find(self, head: HeadView, values: Collection[bytes], best: int) -> int:
+        """As ``_Node.find``, for the nodes that this header leads to; ``values`` are the request's."""
         if len(values) > 1:
             values = rule_values(self.name, values)
         exact = self.exact

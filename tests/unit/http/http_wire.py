@@ -170,6 +170,8 @@ GET_APP = request(b"GET /app HTTP/1.1")
 GET_DEV = request(b"GET /dev HTTP/1.1")
 HELLO = b"5\r\nhello\r\n0\r\n\r\n"
 EOF_ANSWER = b"HTTP/1.1 200 OK\r\n\r\n"
+WEBSOCKET = request(b"GET /dev HTTP/1.1", b"Connection: keep-alive, Upgrade", b"Upgrade: websocket")
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"
 
 
 def by_path(head):

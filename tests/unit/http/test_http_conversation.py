@@ -21,6 +21,8 @@ from http_wire import (
     SEND_CLIENT,
     SHUT,
     SHUT_CLIENT,
+    SWITCHING,
+    WEBSOCKET,
     Conversation,
     Route,
     Wire,
@@ -36,12 +38,6 @@ from http_wire import (
 )
 
 from tpnet.http.exchange import KEEP
-
-
-@pytest.fixture(params=[APP, DEV], ids=["app", "dev"])
-def side(request):
-    return request.param
-
 
 # Order.
 
@@ -274,9 +270,6 @@ def test_an_early_answer_that_says_close_and_a_body_that_ends(side):
 
 
 # Upgrades and tunnels.
-
-WEBSOCKET = request(b"GET /dev HTTP/1.1", b"Connection: keep-alive, Upgrade", b"Upgrade: websocket")
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\nContent-Length: 0\r\n\r\n"
 
 
 def test_websocket_is_pinned_to_the_side_that_was_chosen(side):  # S47, S48

@@ -16,6 +16,8 @@ from http_wire import (
     SEND,
     SHUT,
     SHUT_CLIENT,
+    SWITCHING,
+    WEBSOCKET,
     Conversation,
     Wire,
     always,
@@ -26,16 +28,6 @@ from http_wire import (
     request,
     to,
 )
-
-
-@pytest.fixture(params=[APP, DEV], ids=["app", "dev"])
-def side(request):
-    return request.param
-
-
-WEBSOCKET = request(b"GET /dev HTTP/1.1", b"Connection: keep-alive, Upgrade", b"Upgrade: websocket")
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-
 
 # Who speaks first, who says nothing.
 

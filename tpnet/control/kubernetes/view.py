@@ -74,10 +74,12 @@ def status_of(obj: Object) -> InterceptStatus:
     if not report.conditions:
         problems.append("no agent has said anything yet")
     last = [unix_time(part.last_hit) for part in report.nodes if part.last_hit]
+    # What the agents concluded together, if they have: a node's part may be a step behind.
+    ready, slash, total = report.redirected.partition("/")
     return InterceptStatus(
         intercept=model_intercept(obj),
-        ready=sum(part.ready for part in report.nodes),
-        total=sum(part.total for part in report.nodes),
+        ready=int(ready) if slash else sum(part.ready for part in report.nodes),
+        total=int(total) if slash else sum(part.total for part in report.nodes),
         handler_up=True,
         session_up=bool(report.nodes) and all(part.session_up for part in report.nodes),
         hits=sum(part.hits for part in report.nodes),
