@@ -146,7 +146,8 @@ class Agent:
         while not self._stopping.is_set():
             await func()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._stopping.wait()
 
     async def _mirror(self) -> None:
         self._targets.mirror()

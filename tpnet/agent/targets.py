@@ -186,9 +186,11 @@ class Targets:
         drained = namespace.draining[door.number]
         try:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(drained.wait(), linger)  # the worker may die meanwhile
+                async with asyncio.timeout(linger):  # the worker may die meanwhile
+                    await drained.wait()
             self._workers.send(RemoveTarget(door.number, grace))
-            await asyncio.wait_for(drained.wait(), grace + LATE)
+            async with asyncio.timeout(grace + LATE):
+                await drained.wait()
         except TimeoutError:
             _log.warning("the worker has not let go of %s:%d", *door.key)
         finally:

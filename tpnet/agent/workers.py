@@ -96,7 +96,8 @@ class Workers:
     async def wait_ready(self, seconds: float = READY_SECONDS) -> None:
         """Wait until a worker serves. Raises ``TpnetError`` when none does in time."""
         try:
-            await asyncio.wait_for(self._serving.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._serving.wait()
         except TimeoutError:
             raise TpnetError(
                 f"No worker became ready within {seconds:g} s; all traffic goes to the apps meanwhile.",
@@ -165,7 +166,8 @@ class Workers:
             return
         self._hang_up()
         try:
-            await asyncio.wait_for(self._ended.wait(), _END_SECONDS)
+            async with asyncio.timeout(_END_SECONDS):
+                await self._ended.wait()
         except TimeoutError:
             process.kill()
             self._forget()

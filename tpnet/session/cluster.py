@@ -34,8 +34,12 @@ ASK_AFTER = 1.0
 """Seconds of an agent's silence after which its NodeAgent is read again, and between two such readings."""
 KEEP_SECONDS = 10.0
 """Seconds that a node's link outlives the node's part in every intercept."""
+ASK_QUICKLY = 10
+"""Readings of a silent agent's NodeAgent before the time between two of them doubles, up to ``ASK_SELDOM``."""
+ASK_SELDOM = 30.0
 FIRST_NUDGES = 0.15
-"""Seconds between two handshakes with an agent that has not answered yet."""
+"""Seconds between two handshakes with an agent that has not answered yet, in its first ``FIRST_SECONDS``."""
+FIRST_SECONDS = 5.0
 SETTLE_SECONDS = 3.0
 """Seconds that a new intercept waits for the links that it needs."""
 
@@ -67,7 +71,8 @@ class ClusterPresence:
         self._end: TunnelEnd | None = None
         self._links: dict[str, Link] = {}
         self._unwanted: dict[str, float] = {}
-        self._asked: dict[str, float] = {}
+        self._asked: dict[str, tuple[float, int]] = {}
+        self._former: set[str] = set()  # sessions of ours that may still be there
         self._news = asyncio.Event()
         self._wake = asyncio.Event()
         self._settling = asyncio.Event()
@@ -147,6 +152,7 @@ class ClusterPresence:
             for name in self._handlers():
                 with contextlib.suppress(NotThere):
                     await self._ask(self.control.delete_intercept, name, self.user)
+            await self._end_former()
             if self.name:
                 name, self.name = self.name, ""
                 await self._ask(self.control.end_session, name)
@@ -168,7 +174,8 @@ class ClusterPresence:
         wait = RENEW_EVERY
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self._keep_once()
@@ -194,9 +201,22 @@ class ClusterPresence:
             # A new key: whoever ended the session may have meant the old one.
             self._close_tunnel()
             self._keys = KeyPair()
+            former = self.name
             await self._register()
+            self._former.add(former)
             await self._restored()
+        await self._end_former()
         await self._renewed()
+
+    async def _end_former(self) -> None:
+        """Delete sessions that this one replaces. No agent would: no intercept names them any more."""
+        for name in list(self._former):
+            try:
+                await self._ask(self.control.end_session, name)
+            except TpnetError as error:
+                log.warning("the session %s is still to be ended: %s", name, error)
+                return
+            self._former.discard(name)
 
     def _tell(self) -> None:
         """From the control's own thread."""
@@ -206,8 +226,11 @@ class ClusterPresence:
     async def _keep_links(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                young = not all(link.ever_up for link in self._links.values())
-                await asyncio.wait_for(self._news.wait(), FIRST_NUDGES if young else NUDGE_EVERY)
+                young = any(
+                    not link.ever_up and link.silent_for < FIRST_SECONDS for link in self._links.values()
+                )
+                async with asyncio.timeout(FIRST_NUDGES if young else NUDGE_EVERY):
+                    await self._news.wait()
             self._news.clear()
             try:
                 await self._link_all()
@@ -227,21 +250,29 @@ class ClusterPresence:
         for node in sorted(wanted):
             self._unwanted.pop(node, None)
             link = self._links.get(node)
-            if link is None or link.silent_for > ASK_AFTER:
-                await self._look_up(node, now)
-            if (link := self._links.get(node)) is not None:
-                link.nudge()
+            try:
+                if link is None or link.silent_for > ASK_AFTER:
+                    await self._look_up(node, now)
+                else:
+                    self._asked.pop(node, None)
+                if (link := self._links.get(node)) is not None:
+                    link.nudge()
+            except TpnetError as error:
+                # One node's trouble is not the others': its part in a status may outlive it.
+                log.warning("node %s: %s", node, error)
         for node in self._links.keys() - wanted:
             if now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
                 del self._unwanted[node]
+                self._asked.pop(node, None)
                 self._links.pop(node).close(forget=True)
                 log.info("node %s serves no intercept of ours any more", node)
 
     async def _look_up(self, node: str, now: float) -> None:
-        """Read who the node's agent is, and link to it unless we are."""
-        if now - self._asked.get(node, -ASK_AFTER) < ASK_AFTER:
+        """Read who the node's agent is, and link to it unless we are. The longer it is silent, the less often."""
+        last, times = self._asked.get(node, (-ASK_SELDOM, 0))
+        if now - last < min(ASK_AFTER * 2 ** max(0, times - ASK_QUICKLY), ASK_SELDOM):
             return
-        self._asked[node] = now
+        self._asked[node] = now, min(times + 1, ASK_QUICKLY + 10)
         spec = await self._ask(self.control.agent, node)
         agent = AgentPeer(spec.public_key, spec.heartbeat_port, spec.endpoints)
         old = self._links.get(node)

@@ -90,7 +90,8 @@ class Daemon:
                     log.info("no intercept is left")
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._quit.wait(), _IDLE_LOOK)
+                    async with asyncio.timeout(_IDLE_LOOK):
+                        await self._quit.wait()
         finally:
             keeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -112,7 +112,8 @@ class HandlerWatch:
         """Watch until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), POLL)
+                async with asyncio.timeout(POLL):
+                    await self._wake.wait()
             self._wake.clear()
             if not self._handlers:
                 continue

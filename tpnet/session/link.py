@@ -168,7 +168,8 @@ class Link:
 
     async def _is_up_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._came_up.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._came_up.wait()
         return self.up
 
     def _changed(self, up: bool) -> None:

@@ -459,3 +459,26 @@ def test_slices_of_a_service_without_endpoints_are_known_to_be_none():
         assert slices.known() == {}
 
     asyncio.run(main())
+
+
+KEEPERS = {
+    "writer": lambda api: Writer(),
+    "leases": lambda api: Leases(api, lambda: None),
+    "lookups": lambda api: Lookups(api, lambda resource, item: item, lambda: None),
+}
+
+
+@pytest.mark.parametrize("make", KEEPERS.values(), ids=KEEPERS)
+def test_an_end_that_comes_with_a_wake_is_the_end(make):
+    async def main():
+        keeper = make(FakeApi())
+        task = asyncio.create_task(keeper.run())
+        await asyncio.sleep(0.03)
+        keeper._wake.set()
+        await asyncio.sleep(0)  # who waits for it is about to go on
+        task.cancel()
+        _, going_on = await asyncio.wait({task}, timeout=1)
+        task.cancel()
+        assert not going_on
+
+    asyncio.run(main())

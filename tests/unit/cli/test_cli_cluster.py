@@ -2,7 +2,7 @@ import dataclasses
 import json
 import shlex
 
-import cluster_samples as samples
+import cli_cluster_samples as samples
 import pytest
 
 from tpnet.model import Conflict, NotThere, Refused, TargetInfo

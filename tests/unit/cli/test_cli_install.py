@@ -1,6 +1,6 @@
 import json
 
-import cluster_samples as samples
+import cli_cluster_samples as samples
 import pytest
 
 from tpnet.control.kubernetes import grant, install

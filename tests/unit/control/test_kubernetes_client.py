@@ -470,3 +470,17 @@ def test_explain_wants_a_port_where_there_are_several(control, api):
     api.put(SERVICES, service(ports=((80, "http"), (90, "admin"))))
     with pytest.raises(InvalidInput, match="Which port of shop/svc/orders"):
         control.explain("orders", None, "GET", "/", [])
+
+
+def test_the_newest_agent_is_told_by_number(control, api):
+    api.put(NODE_AGENTS, node_agent("n1", "0.9.0"))
+    api.put(NODE_AGENTS, node_agent("n2", "0.10.0"))
+    assert control.info().version == "0.10.0"
+
+
+def test_one_odd_intercept_does_not_keep_the_others_from_being_explained(control, api):
+    api.put(SERVICES, service(ports=((80, "http"), (90, "admin"))))
+    api.agent = ready
+    control.create_intercept(intercept())
+    control.create_intercept(intercept("shop/odd", "eve", "eve-1", port=0))
+    assert control.explain("orders", 80, "GET", "/", [("Coder", "Bob")]).to == "bob-1"

@@ -177,10 +177,9 @@ def play(world, story):
             await story(presence)
             assert not keeper.done()
         finally:
-            while not keeper.done():
-                for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                    task.cancel()
-                await asyncio.wait({keeper}, timeout=0.05)
+            keeper.cancel()
+            await asyncio.wait({keeper}, timeout=2)
+            assert keeper.done()
             world.control.away = False
             await presence.end()
         assert all(end.closed for end in world.ends)
@@ -377,3 +376,78 @@ def test_news_after_the_end_is_no_error(world):
 
     asyncio.run(main())
     world.control.changed()
+
+
+@pytest.mark.parametrize("event", ["_news", "_wake"])
+def test_an_end_that_comes_with_news_is_the_end(world, event):
+    async def main():
+        presence = world.presence()
+        await presence.open()
+        keeper = asyncio.create_task(presence.run())
+        await asyncio.sleep(0.03)
+        getattr(presence, event).set()
+        await asyncio.sleep(0)  # who waits for it is about to go on
+        keeper.cancel()
+        _, going_on = await asyncio.wait({keeper}, timeout=1)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        assert not going_on
+        await presence.end()
+
+    asyncio.run(main())
+
+
+def test_a_device_that_died_is_made_anew_and_leaves_no_session(world):
+    async def story(presence):
+        world.ends[0].living = False
+        await until(lambda: "restored" in world.told)
+        assert presence.tunnel is world.ends[1]
+        await until(lambda: set(world.control.sessions) == {"bob-2"})
+
+    play(world, story)
+
+
+def test_nodes_that_are_gone_do_not_keep_us_from_those_that_are_there(world, monkeypatch):
+    monkeypatch.setattr(cluster_module, "NUDGE_EVERY", 0.1)  # as it is: half of ASK_AFTER
+    monkeypatch.setattr(cluster_module, "ASK_AFTER", 0.2)
+    monkeypatch.setattr(cluster_module, "RENEW_EVERY", 5.0)
+
+    async def story(presence):
+        world.control.agents = {"n9": spec("n3")}
+        world.control.serving = {"n1", "n2", "n3", "n4", "n9"}
+        await until(lambda: set(presence.links()) == {"n9"}, 1.0)
+
+    play(world, story)
+
+
+def test_an_agent_that_stays_silent_is_asked_for_less_and_less(world, monkeypatch):
+    monkeypatch.setattr(cluster_module, "ASK_AFTER", 0.02)
+    monkeypatch.setattr(cluster_module, "ASK_QUICKLY", 3)
+    monkeypatch.setattr(cluster_module, "NUDGE_EVERY", 0.01)
+
+    async def story(presence):
+        world.control.serving = {"n1"}
+        await asyncio.sleep(1.0)
+        assert 3 <= world.control.count("agent", "n1") <= 9
+        world.control.agents = {"n1": spec("n1")}
+        await until(presence.links)
+
+    play(world, story)
+
+
+def test_the_quick_handshakes_are_for_the_first_seconds(world, monkeypatch):
+    monkeypatch.setattr(cluster_module, "FIRST_NUDGES", 0.01)
+    monkeypatch.setattr(cluster_module, "NUDGE_EVERY", 0.1)
+
+    async def story(presence):
+        world.control.agents, world.control.serving = {"n1": spec("n1")}, {"n1"}
+        await until(presence.links)
+        link = world.link("n1")
+        await until(lambda: link.nudges > 10)
+        link.silent_for = 60.0
+        await asyncio.sleep(0.05)
+        before = link.nudges
+        await asyncio.sleep(0.5)
+        assert link.nudges - before <= 6
+
+    play(world, story)

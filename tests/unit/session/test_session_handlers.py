@@ -116,3 +116,19 @@ def test_handlers_on_this_computer_are_not_connected_to():
         watch.close()
 
     asyncio.run(main())
+
+
+def test_an_end_that_comes_as_it_is_to_look_is_the_end():
+    async def main():
+        watch = HandlerWatch(lambda *_: None)
+        task = asyncio.create_task(watch.run())
+        await asyncio.sleep(0.05)
+        watch.look_now()
+        await asyncio.sleep(0)
+        task.cancel()
+        _, going_on = await asyncio.wait({task}, timeout=1)
+        task.cancel()
+        watch.close()
+        assert not going_on
+
+    asyncio.run(main())

@@ -130,7 +130,8 @@ class ClusterOrders:
             self._goodbye.cancel()
         if self._running is not None:
             with contextlib.suppress(TpnetError, TimeoutError):
-                await asyncio.wait_for(self._running.publisher.withdraw(), GOODBYE_SECONDS)
+                async with asyncio.timeout(GOODBYE_SECONDS):
+                    await self._running.publisher.withdraw()
         await self._undo.aclose()
 
     async def _run(self, running: _Running) -> None:

@@ -98,7 +98,8 @@ class Leases:
             ]
             await asyncio.gather(*(self._ask(name) for name in due))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), LOOK_EVERY)
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._wake.wait()
             self._wake.clear()
 
     async def _ask(self, name: str) -> None:

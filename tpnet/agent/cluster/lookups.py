@@ -90,7 +90,8 @@ class Lookups:
                 if pause == 0.0 and len(self._asking) >= _AT_ONCE:
                     pause = EVERY  # whoever has its answer wakes us
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
 
     async def _ask(self, ref: Ref) -> None:
         self._asked[ref] = time.monotonic()

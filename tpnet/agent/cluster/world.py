@@ -84,7 +84,8 @@ class World:
         """Wait, no longer than that, until every list has come once; whether they have."""
         waits = (informer.synced.wait() for informer in self._informers)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waits), seconds)
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*waits)
         return self.is_synced
 
     @property

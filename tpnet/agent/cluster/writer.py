@@ -88,7 +88,8 @@ class Writer:
                         group.create_task(self._write(key, entry))
                 later = [entry.due - now for _, entry in waiting if entry.due > now]
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), min(later, default=_RETRY_MOST))
+                    async with asyncio.timeout(min(later, default=_RETRY_MOST)):
+                        await self._wake.wait()
                 self._wake.clear()
 
     async def _write(self, key: Hashable, entry: _Entry) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import re
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -41,6 +42,7 @@ from tpnet.model import (
     AgentStatus,
     Conflict,
     InterceptSpec,
+    InvalidInput,
     NodeAgentSpec,
     NotThere,
     Refused,
@@ -156,7 +158,7 @@ class ClusterControl:
                 "No agent of tpnet runs in this cluster.",
                 "An admin installs them: tpnet install (or: kubectl -n tpnet get pods)",
             )
-        name, spec = max(agents.items(), key=lambda item: item[1].version)
+        name, spec = max(agents.items(), key=lambda item: _numbers(item[1].version))
         return AgentStatus(
             version=spec.version,
             pid=0,
@@ -441,10 +443,11 @@ class ClusterControl:
         ]
         statuses = {status.intercept.name: status for status in map(status_of, items)}
         resolve = functools.partial(one_port, info)
-        found = [
-            model_intercept(item, serial, resolve(item["spec"].get("port")))
-            for serial, item in enumerate(items)
-        ]
+        found = []
+        for serial, item in enumerate(items):
+            # One that names no port of the target, or not which, takes nothing; the others are asked all the same.
+            with contextlib.suppress(InvalidInput):
+                found.append(model_intercept(item, serial, resolve(item["spec"].get("port"))))
         number = port or resolve(None, {one.port for one in found})
 
         def why_not(intercept: Intercept) -> str:
@@ -481,6 +484,10 @@ def _is_ready(obj: Object, generation: int) -> bool:
         and condition.get("observedGeneration", generation) >= generation
         for condition in (obj.get("status") or {}).get("conditions") or ()
     )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"[0-9]+", version))
 
 
 def _now() -> str:
