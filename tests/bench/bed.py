@@ -22,8 +22,9 @@ from tpnet.tunnel.keys import KeyPair
 
 POD = "10.77.0.2"
 CLIENT = "10.77.0.1"
-APP, DIRECT, HAPROXY, NGINX = 8080, 8090, 8081, 8082
-"""Ports in the pod: the app as tpnet redirects it, the same app untouched, and the two peers in front of it."""
+APP, MANY, DIRECT, HAPROXY, NGINX = 8080, 8083, 8090, 8081, 8082
+"""Ports in the pod: the app as tpnet redirects it, with one intercept and with many; the same app untouched; and the two
+peers in front of it."""
 
 APP_CONF = """
 worker_processes 1; daemon off; pid {dir}/app.pid; error_log {dir}/app.err;
@@ -33,7 +34,7 @@ http {{
   client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3; uwsgi_temp_path {dir}/t4;
   scgi_temp_path {dir}/t5;
   server {{
-    listen {app} backlog=4096; listen {direct} backlog=4096;
+    listen {app} backlog=4096; listen {many} backlog=4096; listen {direct} backlog=4096;
     location / {{ return 200 "hello from the app\\n"; }}
     location /big {{ alias {dir}/big; }}
   }}
@@ -75,6 +76,9 @@ backend app
 backend dev
   server dev 127.0.0.1:9
 """
+
+
+SESSION = "bench@laptop"
 
 
 def sh(*args: str) -> str:
@@ -127,7 +131,14 @@ class Bed:
             sh("ip", "-n", namespace, "link", "set", "eth0", "up")
         with (self.folder / "big").open("wb") as big:
             big.truncate(1 << 30)
-        values = {"dir": self.folder, "app": APP, "direct": DIRECT, "haproxy": HAPROXY, "nginx": NGINX}
+        values = {
+            "dir": self.folder,
+            "app": APP,
+            "many": MANY,
+            "direct": DIRECT,
+            "haproxy": HAPROXY,
+            "nginx": NGINX,
+        }
         for name, text in (("app", APP_CONF), ("nginx", NGINX_CONF), ("haproxy", HAPROXY_CONF)):
             (self.folder / f"{name}.conf").write_text(text.format(**values))
         for name in ("app", "nginx"):
@@ -178,19 +189,22 @@ class Bed:
         """Run a command in the client's namespace; its output."""
         return sh("ip", "netns", "exec", self.client, *command)
 
-    def intercept(self, count: int = 1) -> None:
-        """Have ``count`` personal intercepts on the app's port; none takes the benchmark's requests."""
-        key = KeyPair().public
-        session = self.control.register_session(Session("bench@laptop", "bench", key)).session
+    def begin_session(self) -> None:
+        """Be a developer whose handler never gets a request."""
+        self.control.register_session(Session(SESSION, "bench", KeyPair().public))
+
+    def intercept(self, port: int, count: int = 1) -> None:
+        """Have ``count`` personal intercepts on a port of the app; none takes the benchmark's requests."""
         for number in range(count):
+            self.keep_session()
             self.control.create_intercept(
                 Intercept(
-                    name=f"bench-{number}",
+                    name=f"bench-{port}-{number}",
                     user="bench",
-                    session=session,
+                    session=SESSION,
                     target=f"netns/{self.pod}",
                     targets=(),
-                    port=APP,
+                    port=port,
                     headers=(HeaderRule("Coder", f"Bob{number}" if number else "Bob"),),
                     handler="127.0.0.1:9",
                     tunnel_port=20000,
@@ -199,4 +213,4 @@ class Bed:
 
     def keep_session(self) -> None:
         """Renew the session's lease, so that the intercepts outlive a long run."""
-        self.control.renew_session("bench@laptop", {})
+        self.control.renew_session(SESSION, {})

@@ -41,11 +41,12 @@ _prefix: Final = re.compile(
 _noted: Final = re.compile(rb"\n(connection|content-length|transfer-encoding):[ \t]*([^\r]*)").findall
 _field: Final = re.compile(FIELD).fullmatch
 
-# What a field line is. The sum over a head's lines lies from ``_LENGTH`` on and below twice that if one of them is a
-# Content-Length of so much more, and the others mean nothing here; below ``_MALFORMED`` if all are well-formed. (A head
-# has less than 2**16 lines.)
-_PLAIN_LINE, _LENGTH, _NOTED, _MALFORMED = 0, 1 << 48, 1 << 56, 1 << 80
-_TWO_LENGTHS: Final = 2 * _LENGTH
+# What a field line is. In the sum over a head's lines, what is below ``_CLOSE`` lies from ``_LENGTH`` on and below twice
+# that if one of them is a Content-Length of so much more; the sum is below ``_NOTED`` if the others mean nothing here or
+# ``Connection: close``, and below ``_MALFORMED`` if all are well-formed. (A head has less than 2**16 lines.)
+_PLAIN_LINE, _LENGTH, _CLOSE, _NOTED, _MALFORMED = 0, 1 << 48, 1 << 72, 1 << 96, 1 << 120
+_LONG: Final = 15
+"""Digits of a length from which on it is looked at closely."""
 
 
 def _read_line(line: bytes) -> int:
@@ -53,24 +54,29 @@ def _read_line(line: bytes) -> int:
     if field is None:
         return _MALFORMED
     name, value = field[1].lower(), field[2].strip(b" \t").lower()
-    if name == b"content-length" and value.isdigit() and len(value) < 15:
+    if name == b"content-length" and value.isdigit() and len(value) < _LONG:
         return _LENGTH + int(value)
-    if name == b"connection" and value == b"keep-alive":
-        return _PLAIN_LINE
-    return _NOTED if name in {b"connection", b"content-length", b"transfer-encoding"} else _PLAIN_LINE
+    if name == b"connection":
+        return {b"keep-alive": _PLAIN_LINE, b"close": _CLOSE}.get(value, _NOTED)
+    return _NOTED if name in {b"content-length", b"transfer-encoding"} else _PLAIN_LINE
 
 
 _line_of: Final = Known(_read_line).__getitem__
 
 
-def _read_head(head: bytes) -> tuple[int, int, int] | None:
-    """Status, version and the sum of what all field lines are; ``None`` for what is malformed."""
+def _read_head(head: bytes) -> tuple[int, int, int, bool] | None:
+    """Status, version, and if that is all one has to know: the length announced, else -1; whether it says "close".
+
+    ``None`` for what is malformed.
+    """
     status, *lines = head.split(CRLF)
     match = _line(status + CRLF)
     said = sum(map(_line_of, lines))
     if match is None or said >= _MALFORMED:
         return None
-    return int(match[2]), 11 if match[1] == b"1" else 10, said
+    close, lengths = divmod(said, _CLOSE)
+    simple = match[1] == b"1" and said < _NOTED and lengths // _LENGTH == 1
+    return int(match[2]), 11 if match[1] == b"1" else 10, lengths - _LENGTH if simple else -1, close > 0
 
 
 _head_of: Final = Known(_read_head).__getitem__
@@ -101,15 +107,9 @@ def read_answer(data: bytes, at: int, kind: int) -> Answer | Bad | HeadScan:
     end += 4
     if end - at > MAX_HEAD:
         return TOO_LONG
-    status, version, said = head
-    if (
-        _LENGTH <= said < _TWO_LENGTHS
-        and version == 11
-        and kind == PLAIN
-        and status >= 200
-        and status not in _BODILESS
-    ):
-        return end, status, said - _LENGTH, False
+    status, version, body, close = head
+    if body >= 0 and kind == PLAIN and status >= 200 and status not in _BODILESS:
+        return end, status, body, close
     connection: list[bytes] = []
     lengths: list[bytes] = []
     codings: list[bytes] = []
@@ -123,16 +123,16 @@ def read_answer(data: bytes, at: int, kind: int) -> Answer | Bad | HeadScan:
     close = not persists(version, connection) if connection else version == 10
     if status == 101 or (kind == CONNECT and 200 <= status < 300):
         return end, status, 0, close  # a tunnel begins; framing fields mean nothing (RFC 9110, 9.3.6)
-    body = body_length(version, lengths, codings)
-    if isinstance(body, str):
-        return Bad("P", body)
+    length = body_length(version, lengths, codings)
+    if isinstance(length, str):
+        return Bad("P", length)
     if status < 200 or status == 204:
         # Neither may announce a body (section 6.3; RFC 9110, 8.6). Some clients would wait for it.
         return (
-            Bad("P", "its status allows no body, and it announces one") if body else (end, status, 0, close)
+            Bad("P", "its status allows no body, and it announces one") if length else (end, status, 0, close)
         )
     if kind == HEAD or status == 304:
         return end, status, 0, close
     if not lengths and not codings:
         return end, status, UNTIL_EOF, True
-    return end, status, body, close
+    return end, status, length, close

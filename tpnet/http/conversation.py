@@ -107,7 +107,7 @@ from tpnet.http.exchange import (
 )
 from tpnet.http.grammar import CHUNKED, UNTIL_EOF, Bad, HeadScan
 from tpnet.http.head import PLAIN, RequestHead, read_request
-from tpnet.http.state import AT_HEAD, IN_BODY, IN_HEAD, OVER, PIPED, WAITING
+from tpnet.http.state import AT_HEAD, DROPPED, IN_BODY, IN_HEAD, OVER, PIPED, WAITING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -184,13 +184,7 @@ class Conversation(Answers):
             return self._client_data(data)
         # The hot path: one request without a body, for the app, while nothing is under way.
         head = read_request(data)
-        if (
-            type(head) is not RequestHead
-            or head.body
-            or len(head.raw) != len(data)
-            or head.close
-            or head.reason
-        ):
+        if type(head) is not RequestHead or head.body or len(head.raw) != len(data) or head.reason:
             return self._client_data(data, head)
         self._begun = True
         route = self._route(head)
@@ -201,6 +195,8 @@ class Conversation(Answers):
             return self._client_data(data)
         self._side = APP
         self._queue.append(Exchange(head, None))
+        if head.close:
+            self._client = DROPPED
         return ((SEND, APP, data),)
 
     def _client_data(
@@ -267,12 +263,13 @@ class Conversation(Answers):
         """``side`` sent ``data``."""
         queue = self._queue
         if (
-            self._client != AT_HEAD
-            or len(queue) != 1
+            len(queue) != 1
             or side != self._side
+            or (self._client != AT_HEAD and self._client != DROPPED)  # noqa: PLR1714
             or self._answer is not None
             or self._answer_scan is not None
             or self._leaving
+            or self._refusal
             or (side is not APP and side not in self._confirmed)
         ):
             return self._upstream_data(side, data)
@@ -281,16 +278,14 @@ class Conversation(Answers):
         answer = read_answer(data, 0, head.kind)
         if not isinstance(answer, (Bad, HeadScan)):
             end, status, left, close = answer
-            if (
-                end + left == len(data)
-                and left >= 0
-                and status >= 200
-                and head.kind == PLAIN
-                and not (close or head.close)
-            ):
+            if end + left == len(data) and left >= 0 and status >= 200 and head.kind == PLAIN:
                 queue.pop().answered = DONE
                 self._kept = 0
-                return ((SEND_CLIENT, data),)
+                if not (close or head.close):
+                    return ((SEND_CLIENT, data),)
+                self._drop()
+                self._client = OVER
+                return (SEND_CLIENT, data), (CLOSE_CLIENT,)
         return self._upstream_data(side, data, answer)
 
     def _upstream_data(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from tpnet.http.grammar import (
@@ -62,12 +63,14 @@ _unnoted_field: Final = re.compile(
     rb"|expect|host|user-agent:[ \t]*+kube-probe/))" + TOKEN + rb"++):" + VALUE + rb"*+"
 ).fullmatch
 _NOTED_NAMES: Final = frozenset(
-    {b"connection", b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"user-agent"}
+    {b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"user-agent"}
 )
 
-# What a field line is. The sum over a head's lines is ``_HOST`` if one is Host and the others mean nothing here,
-# below ``_MALFORMED`` if all are well-formed. (A head has less than 2**16 lines.)
-_PLAIN_LINE, _HOST, _NOTED, _MALFORMED = 0, 1, 1 << 16, 1 << 32
+# What a field line is. The sum over a head's lines is ``_HOST`` if one is Host and the others mean nothing here, so
+# much more as ``_CLOSE`` if one is ``Connection: close``, and below ``_MALFORMED`` if all are well-formed. (A head has
+# less than 2**16 lines.)
+_PLAIN_LINE, _HOST, _CLOSE, _NOTED, _MALFORMED = 0, 1, 1 << 16, 1 << 32, 1 << 48
+_SIMPLE: Final = frozenset({_HOST, _HOST + _CLOSE})
 _names: Final = re.compile(rb"\n([^:\r\n]++):").findall
 _field_line: Final = re.compile(rb"(" + TOKEN + rb"++):([^\r\n\x00]*)").fullmatch
 _controls: Final = re.compile(rb"[\x01-\x08\x0b\x0c\x0e-\x1f\x7f]").search
@@ -90,20 +93,22 @@ def _read_line(line: bytes) -> tuple[int, bytes]:
         return _MALFORMED, b""
     if name == b"host":
         return _HOST, name
-    if name not in _NOTED_NAMES or (
-        name == b"connection" and field[2].strip(b" \t").lower() == b"keep-alive"
-    ):
-        return _PLAIN_LINE, name
-    return _NOTED, name
+    if name == b"connection":
+        return {b"keep-alive": _PLAIN_LINE, b"close": _CLOSE}.get(
+            field[2].strip(b" \t").lower(), _NOTED
+        ), name
+    return _NOTED if name in _NOTED_NAMES else _PLAIN_LINE, name
 
 
 _line_of: Final = Known(_read_line).__getitem__
+_kind: Final = itemgetter(0)
+_name: Final = itemgetter(1)
 
 
 def _read_fields(fields: bytes) -> tuple[int, frozenset[bytes]]:
     """The sum of what all field lines are, and their names."""
-    lines = [_line_of(line) for line in fields.split(CRLF)]
-    return sum(kind for kind, _ in lines), frozenset(name for _, name in lines)
+    lines = list(map(_line_of, fields.split(CRLF)))
+    return sum(map(_kind, lines)), frozenset(map(_name, lines))
 
 
 _fields_of: Final = Known(_read_fields).__getitem__
@@ -210,8 +215,9 @@ def read_request(data: bytes, at: int = 0) -> RequestHead | Bad | HeadScan:
                 head = RequestHead(data[at:end], method, target, version, fields - 1 - at, names)
                 if (target[0] != 0x2F or method == b"CONNECT") and (wrong := _check_target(head)):
                     return wrong
-                if said != _HOST or version == 10:
+                if version == 10 or said not in _SIMPLE:
                     return _note(head, head.raw.lower())
+                head.close = said != _HOST
                 if method == b"HEAD":
                     head.kind = HEAD
                 elif method == b"CONNECT":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from http_wire import APP, DEV, HOST, NEXT, TO_DEV, Conversation, Wire, answer, post, request
+from http_wire import APP, CLOSE_CLIENT, DEV, HOST, NEXT, TO_DEV, Conversation, Wire, answer, post, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_http_splits import CUTS, by_path, exchanges, gone_wrong
@@ -132,8 +132,9 @@ def test_a_head_is_plain_if_one_expression_for_the_whole_accepts_it(data):
         assert not isinstance(head, RequestHead) or head.reason
     elif isinstance(head, RequestHead):
         assert head.raw == match[0]
-        assert head.names() == {line.partition(b":")[0].lower() for line in head.raw.split(b"\r\n") if b":" in line
-                                and not line.endswith((b" HTTP/1.1", b" HTTP/1.0"))}  # fmt: skip
+        lines = head.raw.lstrip(b"\r\n").split(b"\r\n")[1:-2]
+        named = {b"host"} if head.target.startswith(b"http:") else set()
+        assert head.names() == named | {line.partition(b":")[0].lower() for line in lines}
     else:
         assert isinstance(head, Bad)
 
@@ -144,6 +145,23 @@ def test_a_head_is_plain_if_one_expression_for_the_whole_accepts_it(data):
 def test_what_keeps_a_connection_open_changes_nothing(field):
     head = read_request(request(b"GET / HTTP/1.1", field))
     assert (head.close, head.kind, head.reason) == (False, heads.PLAIN, "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [b"Connection: close"],
+        [b"connection:Close "],
+        [b"Connection: keep-alive, close"],
+        [b"connection: close"] * 2,
+    ],
+)
+def test_what_ends_a_connection(fields):
+    assert read_request(request(b"GET / HTTP/1.1", *fields)).close
+    wire = Wire(lambda _head: None).write(request(b"GET / HTTP/1.1", *fields)).say(APP, answer(b"x"))
+    assert wire.log == [(CLOSE_CLIENT,)]
+    wire = Wire(lambda _head: None).write(NEXT).say(APP, answer(b"x", *fields))
+    assert wire.log == [(CLOSE_CLIENT,)]
 
 
 @pytest.mark.parametrize("length", [b"00005", b"5 ", b"99999999999999", b"000000000000000000005"])
