@@ -1,7 +1,7 @@
 import dataclasses
 
-import cli_samples as samples
 import cli_cluster_samples as on_cluster
+import cli_samples as samples
 import pytest
 from cli_samples import check_snapshot, text_of
 from rich.cells import cell_len

@@ -1,12 +1,13 @@
 import asyncio
 import itertools
+import time
 
 import pytest
 
 from tpnet.model import NotThere, TpnetError
 from tpnet.session import link as link_module
 from tpnet.session.link import AgentPeer, Link, parse_endpoint
-from tpnet.tunnel import KeyPair, address_of, prefix_of
+from tpnet.tunnel import KeyPair, PeerStats, address_of, prefix_of
 
 KEY = KeyPair().public
 FIRST, SECOND = ("10.0.0.1", 21820), ("fd00::2", 21820)
@@ -28,6 +29,7 @@ class FakeEnd:
 
     def __init__(self):
         self.tried, self.moved, self.removed = [], [], []
+        self.shaken = 0.0
         self.sock = FakeSocket()
 
     def socket(self, kind):
@@ -39,6 +41,9 @@ class FakeEnd:
 
     def set_endpoint(self, key, endpoint, *, keepalive):
         self.moved.append(endpoint)
+
+    def peers(self):
+        return {KEY: PeerStats(KEY, None, None, self.shaken, 0, 0)} if self.tried else {}
 
     def remove_peer(self, key):
         self.removed.append(key)
@@ -176,6 +181,19 @@ def test_until_it_has_answered_each_endpoint_has_several_handshakes(scene):
         assert tried.count(FIRST) >= 4
         assert tried.count(SECOND) >= 4
         assert sum(one != other for one, other in itertools.pairwise(tried)) <= 3
+
+    scene(story)
+
+
+def test_after_a_handshake_there_is_time_for_the_answer(scene):
+    async def story(link, end, pulse, said):
+        before = len(end.tried)
+        end.shaken = time.time() - 0.5
+        link.nudge()
+        assert len(end.tried) == before
+        end.shaken -= 1
+        link.nudge()
+        assert len(end.tried) == before + 1
 
     scene(story)
 
