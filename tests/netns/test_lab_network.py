@@ -176,6 +176,7 @@ def test_down_removes_what_a_killed_up_has_left(moment, paths):
     deadline = time.monotonic() + 20
     while not (paths.root / moment).exists() and time.monotonic() < deadline:
         time.sleep(0.001)
+    assert (paths.root / moment).exists()
     process.send_signal(signal.SIGKILL)
     process.wait(10)
     assert paths.record.exists()

@@ -2,6 +2,7 @@ import contextlib
 import os
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -279,12 +280,13 @@ def back_on_the_app(podnet, app):
             holder.wait()
             killed = time.monotonic()
             resets = 0
-            while True:
+            while time.monotonic() - killed < 1:
                 try:
                     if podnet.get(8080, timeout=1) == "the app":
                         return time.monotonic() - killed, resets
                 except ConnectionResetError:
                     resets += 1
+            raise AssertionError("a second later, the app is still not reached")
     finally:
         holder.kill()
         holder.wait()
@@ -293,14 +295,11 @@ def back_on_the_app(podnet, app):
 
 def test_kill_9_of_the_holder_gives_new_connections_to_the_app_within_10_ms(podnet, program):
     app = podnet.pod.app(8080, "the app")
-    times = []
-    for _ in range(3):  # a busy machine may let the test itself wait
-        seconds, resets = back_on_the_app(podnet, app)
-        assert resets <= 1
-        times.append(seconds)
-        if seconds < 0.010:
-            break
-    assert min(times) < 0.010
+    tries = [back_on_the_app(podnet, app) for _ in range(3)]
+    assert max(resets for _, resets in tries) <= 1
+    assert (
+        statistics.median(seconds for seconds, _ in tries) < 0.010
+    )  # a busy machine may let the test itself wait
     EbpfRedirect(podnet.pod.netns, program).close()  # the lock went with it
 
 

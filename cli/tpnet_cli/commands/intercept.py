@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tpnet.model import Intercept, OnFailure, TpnetError
+from tpnet.model import Conflict, Intercept, OnFailure, TpnetError
 from tpnet.model.names import check_name
 from tpnet_cli import complete, identity, ports
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
@@ -130,8 +130,15 @@ def intercept(
             ports.check_listening(chosen, targets)
         before = control.status()
         name = where.name(control, name or identity.default_name(target, identity.slug(me)))
+        owners = {item.intercept.name: item.intercept.user for item in before.intercepts}
         if not given:
-            name = identity.free_name(name, {item.intercept.name for item in before.intercepts})
+            name = identity.free_name(name, owners)
+        elif owners.get(name, me) != me:
+            # One's own may be taken over from a session that is no more: the control plane judges that.
+            raise Conflict(
+                f"{owners[name]} has an intercept named {where.short(control, name)} already.",
+                "Choose another name with --name.",
+            )
         draft = Intercept(
             name=name,
             user=me,

@@ -166,6 +166,14 @@ def test_default_names_do_not_collide(session, agent):
     assert session.added[0].name == "lab-shop-bob-2"
 
 
+def test_a_name_that_another_has_is_refused_before_a_session_starts(session, agent, capsys):
+    taken = dataclasses.replace(samples.BOB, intercept=samples.intercept("mine", user="alice"))
+    agent.answers["status"] = encode(dataclasses.replace(samples.EMPTY, intercepts=(taken,)))
+    assert run(["intercept", "lab-shop-*", "--http-header=a=b", "--name", "mine"]) == 4
+    assert "✗ alice has an intercept named mine already." in capsys.readouterr().err
+    assert session.added == []
+
+
 def test_a_missing_handler_is_said_and_no_failure(session, capsys):
     session.handler_up = False
     assert run(["intercept", "lab-shop-*", "-p", "8080:80", "--http-header=a=b"]) == 0
