@@ -4,16 +4,15 @@ import json
 import os
 import pty
 import re
-import subprocess
 import sys
 import time
 from uuid import uuid4
 
 import pytest
-from agent_bed import ENV, Bed
+from agent_bed import Bed
+from desk import TPNET, Desk, admin
 from kubelab.tools import wait_until
 
-TPNET = [sys.executable, "-m", "tpnet_cli"]
 UUID = "126a72c7-be8b-4329-af64-768e207a184b"
 
 
@@ -42,72 +41,6 @@ def desk(cluster, shop):
         desk.grant("--global")
         desk.serve(80)
         yield desk
-
-
-class Desk:
-    """Somebody at a laptop, with a kubeconfig and nothing else."""
-
-    def __init__(self, cluster, namespace, user, laptop=0, at_home=""):
-        self.cluster, self.namespace, self.user = cluster, namespace, user
-        self.machine = cluster.laptops[laptop]
-        self.folder = f"/run/desk-{uuid4().hex[:6]}"
-        self.config = cluster.kubeconfig(user, at="laptop", namespace=at_home)
-        self.handlers = []
-
-    def __enter__(self):
-        self.machine.run("mkdir", "-p", self.folder)
-        return self
-
-    def __exit__(self, *_):
-        self.tpnet("quit", check=False)
-        for handler in self.handlers:
-            handler.terminate()
-            handler.wait(10)
-        admin(self.cluster, "revoke", self.user)
-
-    @property
-    def env(self):
-        return {**ENV, "KUBECONFIG": self.config, "TPNET_STATE_DIR": self.folder, "COLUMNS": "100"}
-
-    def grant(self, *flags):
-        admin(self.cluster, "grant", self.user, "-n", self.namespace, *flags)
-
-    def serve(self, port):
-        argv = [sys.executable, "-m", "tpnet_cli.lab.handler", self.user, str(port)]
-        handler = self.machine.popen(*argv, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        self.handlers.append(handler)
-        self.machine.shell(f"until curl -s -o /dev/null 127.0.0.1:{port}; do sleep 0.05; done")
-
-    def tpnet(self, *args, check=True, **env):
-        done = self.machine.run(*TPNET, *args, env={**self.env, **env}, check=False)
-        if check:
-            assert done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def data(self, *args):
-        return json.loads(self.tpnet(*args, "-o", "json").stdout)
-
-    def answers(self, path, *headers):
-        """Whether the request reaches this desk; else a pod has answered."""
-        address = self.cluster.service_ip(self.namespace, "orders")
-        words = [word for header in headers for word in ("-H", header)]
-        said = self.cluster.nodes[0].run("curl", "-s", "-m", "5", *words, f"http://{address}{path}").stdout
-        if said.startswith(f"{self.user}'s laptop"):
-            return True
-        assert '"pod"' in said, said
-        return False
-
-
-def admin(cluster, *args, check=True, stdin=None):
-    """``tpnet`` as the administrator."""
-    env = {**os.environ, **ENV, "KUBECONFIG": str(cluster.admin)}
-    env.pop("TPNET_RUN_DIR", None)
-    done = subprocess.run(
-        [*TPNET, *args], env=env, capture_output=True, text=True, input=stdin, timeout=120, check=False
-    )
-    if check:
-        assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 LINES = [
@@ -143,7 +76,7 @@ def test_it_runs_as_it_stands(desk, flags, taken, others):
         return [own[1] if header == "AUTO" else header for header in headers]
 
     for path, headers in taken:
-        assert desk.answers(path, *full(headers)), (path, headers, said)
+        assert desk.answers(path, *full(headers)), f"{path} {headers}\n{said}"
     for path, headers in others:
         assert not desk.answers(path, *full(headers)), (path, headers)
     left = desk.tpnet("leave", f"orders-{desk.user}", "-n", desk.namespace).stdout
@@ -190,6 +123,44 @@ def test_list_status_watch_and_explain_tell_the_same_story(desk):
     assert name in desk.tpnet("watch", name, "--once", *place).stdout
     assert name in desk.tpnet("list", *place, "-l", "tpnet.dev/session").stdout
     assert name not in desk.tpnet("list", *place, "-l", "no=such").stdout
+
+
+INTERCEPT = """
+apiVersion: tpnet.dev/v1alpha1
+kind: Intercept
+metadata: {{name: mine}}
+spec:
+  user: {user}
+  target: {{kind: Service, name: orders}}
+  port: 80
+  headers: [{{name: Coder, value: Bob}}]
+"""
+
+
+def test_kubectl_apply_does_what_the_command_line_does(desk):
+    def kubectl(*args, stdin=None):
+        place = ["--kubeconfig", desk.config, "-n", desk.namespace]
+        return desk.machine.run(
+            desk.cluster.programs / "kube", "kubectl", *place, *args, env=desk.env, stdin=stdin
+        )
+
+    text = INTERCEPT.format(user=desk.user)
+    kubectl("apply", "--server-side", "-f", "-", stdin=text)
+    kubectl("wait", "--for=jsonpath={.status.conditions[?(@.type=='Ready')].reason}=NoSession", "tpi/mine")
+    assert not desk.answers("/", "Coder: Bob")
+    said = desk.tpnet("connect", "-n", desk.namespace).stdout
+    assert f"serves {desk.user}'s Intercepts in {desk.namespace}" in said
+    kubectl("wait", "--for=condition=Ready", "--timeout=15s", "tpi/mine")
+    wait_until(lambda: desk.answers("/", "Coder: Bob"), 5, lambda: "nothing comes")
+    kubectl("apply", "--server-side", "-f", "-", stdin=text)  # again, as it is: nothing changes
+    assert desk.answers("/", "Coder: Bob")
+    kubectl("delete", "tpi/mine")
+    wait_until(lambda: not desk.answers("/", "Coder: Bob"), 5, lambda: "it is still taken")
+    # The session stays for the next one, until it is told to end.
+    kubectl("apply", "--server-side", "-f", "-", stdin=text)
+    wait_until(lambda: desk.answers("/", "Coder: Bob"), 15, lambda: "nothing comes")
+    desk.tpnet("quit")
+    assert not desk.answers("/", "Coder: Bob")
 
 
 def test_a_missing_handler_is_a_warning_and_the_pods_answer(desk):

@@ -3,24 +3,15 @@
 No request may fail that would not have failed without tpnet, and none may go to the wrong developer.
 """
 
-import contextlib
 import json
 import signal
 import time
 
 import pytest
-from agent_bed import Bed
-from kubelab import tools
-from ledger import Ledger
-from person import Person
+from agent_bed import Bed, condition, state
+from scene import SHOP, Scene, wait_until
 
-from tpnet.datapath.netns import NetNs
-
-SHOP = {"TERMINATION_DELAY": "3s"}
-
-
-def wait_until(condition, seconds, why=lambda: "it did not happen"):
-    tools.wait_until(condition, seconds, why)
+REFUSED = {"ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected"}
 
 
 @pytest.fixture(scope="module")
@@ -35,80 +26,8 @@ def bed(cluster):
 
 @pytest.fixture
 def scene(cluster, bed, namespace):
-    """A shop of four replicas, bob and alice who intercept it, and the load, which runs."""
-    made = Scene(cluster, bed, namespace)
-    try:
-        made.begin()
+    with Scene(cluster, namespace) as made:
         yield made
-    finally:
-        made.close()
-
-
-class Scene:
-    def __init__(self, cluster, bed, namespace):
-        self.cluster, self.bed, self.namespace = cluster, bed, namespace
-        self._stack = contextlib.ExitStack()
-
-    def begin(self):
-        self.cluster.run_shop(self.namespace, "orders", replicas=4, env=SHOP)
-        self.bob = Person(self.cluster, self.namespace, "bob", 0)
-        self._stack.callback(self.bob.close)
-        self.alice = Person(self.cluster, self.namespace, "alice", 1)
-        self._stack.callback(self.alice.close)
-        for person in (self.bob, self.alice):
-            made = person.intercept()
-            assert "intercept" in made, made
-        self.settled(4)
-        self.netns = self._stack.enter_context(NetNs.from_name(self.cluster.nodes[0].netns))
-        self.ledger = self._stack.enter_context(self.load())
-        for who in ("bob", "alice"):
-            self.ledger.wait_for(who, who)
-        self.ledger.wait_for("", "app")
-
-    def load(self):
-        address = self.cluster.service_ip(self.namespace, "orders")
-        return Ledger(self.netns, (address, 80), ("bob", "alice"))
-
-    def kubectl(self, *argv):
-        return self.cluster.kubectl("-n", self.namespace, *argv)
-
-    def patch(self, kind, change):
-        self.kubectl("patch", kind, "orders", "--type=merge", "-p", json.dumps(change))
-
-    def scale(self, replicas, seconds=40):
-        self.kubectl("scale", "deployment", "orders", f"--replicas={replicas}")
-        if replicas:
-            self.settled(replicas, seconds)
-
-    def settled(self, replicas, seconds=40):
-        """Wait until exactly so many replicas are there, and redirected."""
-
-        def there():
-            deployment = json.loads(self.kubectl("get", "deployment", "orders", "-o", "json").stdout)[
-                "status"
-            ]
-            tpi = json.loads(self.kubectl("get", "tpi", "orders-bob", "-o", "json").stdout)["status"]
-            return (
-                deployment.get("readyReplicas") == deployment.get("replicas") == replicas
-                and tpi.get("redirected") == f"{replicas}/{replicas}"
-            )
-
-        wait_until(there, seconds, lambda: self.kubectl("get", "tpi,pods", "-o", "wide").stdout)
-
-    def everybody_has_theirs(self):
-        for who in ("bob", "alice"):
-            self.ledger.wait_for(who, who)
-        self.ledger.wait_for("", "app")
-
-    def check(self, *, closed=True):
-        """The ledger's word so far."""
-        assert self.ledger.strays() == []
-        assert self.ledger.errors() == []
-        if not closed:
-            assert self.ledger.closed() == []
-
-    def close(self):
-        self._stack.close()
 
 
 def test_a_rollout_goes_by_unnoticed(scene):
@@ -139,14 +58,61 @@ def test_to_nothing_and_back(scene):
     assert again.strays() == again.errors() == []
 
 
-def test_a_container_that_dies_and_a_pod_that_is_deleted(scene):
-    pods = scene.cluster.pods(scene.namespace, "app=orders")
-    began = time.monotonic()
-    scene.kubectl("delete", "pod", pods[0]["metadata"]["name"])
+def test_a_pod_that_is_deleted(scene):
+    scene.kubectl("delete", "pod", scene.cluster.pods(scene.namespace, "app=orders")[0]["metadata"]["name"])
     scene.settled(4)
     scene.everybody_has_theirs()
-    assert scene.ledger.errors(began) == []
+    scene.check()
+
+
+def test_a_container_that_is_killed(scene):
+    pod = scene.cluster.pods(scene.namespace, "app=orders")[0]
+    node = next(one for one in scene.cluster.nodes if one.name == pod["spec"]["nodeName"])
+    _, _, container = pod["status"]["containerStatuses"][0]["containerID"].partition("://")
+    killed = time.monotonic()
+    node.run("ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", container)
+
+    def again():
+        status = scene.cluster.pods(scene.namespace, "app=orders")
+        return sum(one["status"]["containerStatuses"][0]["restartCount"] for one in status) == 1
+
+    wait_until(again, 30)
+    scene.settled(4)
+    scene.everybody_has_theirs()
     assert scene.ledger.strays() == []
+    # While it is away, and known to nobody to be so, connections to it are refused, tpnet or not.
+    assert {one.error.partition(":")[0] for one in scene.ledger.errors()} <= REFUSED
+    assert scene.ledger.errors(killed + 5) == []
+
+
+def test_a_service_that_is_deleted_and_made_anew(scene, bed):
+    scene.ledger.stop()
+    scene.check(closed=False)
+    scene.kubectl("delete", "service", "orders")
+    for node in bed.cluster.nodes:
+        wait_until(lambda node=node: not bed.status(node)["targets"], 10)
+    ready = condition(state(scene.cluster, scene.namespace, "orders-bob"))
+    assert ready["status"] == "False"
+    ports = [{"port": 80, "targetPort": 8080}]
+    service = {"metadata": {"name": "orders"}, "spec": {"selector": {"app": "orders"}, "ports": ports}}
+    scene.cluster.api("POST", f"/api/v1/namespaces/{scene.namespace}/services", service)
+    scene.cluster.wait_served(scene.namespace, "orders")
+    scene.settled(4)
+    with scene.load() as again:
+        for who in ("bob", "alice"):
+            again.wait_for(who, who)
+        again.wait_for("", "app")
+    assert again.strays() == again.errors() == []
+
+
+def test_a_namespace_that_is_deleted_with_all_that_is_in_it(cluster, bed):
+    with cluster.namespace() as name, Scene(cluster, name) as scene:
+        scene.ledger.stop()
+        cluster.kubectl("delete", "namespace", name, "--wait=false")
+        for node in cluster.nodes:
+            wait_until(lambda node=node: not bed.status(node)["targets"], 60)
+        # The session is not the namespace's: it goes on, and knows that it has nothing to serve any more.
+        wait_until(lambda: not scene.bob.order("info").get("intercepts"), 15)
 
 
 def test_a_node_s_kubelet_and_containerd_restart(scene):

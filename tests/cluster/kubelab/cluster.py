@@ -154,9 +154,21 @@ class Cluster(Api):
         self.service(self.control, "apiserver").stop(seconds=2)
 
     def start_api(self, seconds=60.0) -> None:
-        """Start the API server again and wait until it is ready."""
+        """Start the API server again and wait until it is ready, and the cluster's own processes use it.
+
+        These are started anew: left alone they ask for it in growing intervals, of up to a minute.
+        """
+        since = time.time()
         self.service(self.control, "apiserver").start()
         self._await_api(seconds)
+        clients = [self.service(self.control, name) for name in ("controllers", "scheduler")]
+        clients += [self.service(node, name) for node in self.nodes for name in ("kubelet", "proxy")]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Service.restart, clients))
+        for node in self.nodes:
+            wait_until(
+                lambda name=node.name: self._ready(name, since), seconds, lambda node=node: self._why(node)
+            )
 
     def restart_kubelet(self, node: Machine, seconds=60.0) -> None:
         """kubelet ends and starts again; returns when the node is Ready by word of the new one."""

@@ -1,0 +1,122 @@
+"""The agents as an administrator installs them: the image, as pods of a DaemonSet, that are replaced under load."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from desk import admin
+from kubelab.tools import wait_until
+from scene import Scene
+
+REPOSITORY = Path(__file__).parents[2]
+INPUTS = ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "bpf", "tpnet", "cli")
+IMAGE = "localhost/tpnet-agent:0.1.0"
+NEXT = "localhost/tpnet-agent:next"
+# KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_PTRACE, SYS_ADMIN: include/uapi/linux/capability.h
+CAPABILITIES = sum(1 << number for number in (5, 6, 7, 8, 12, 19, 21))
+PODS = "/api/v1/namespaces/tpnet/pods?labelSelector=app.kubernetes.io/name=tpnet-agent"
+
+
+@pytest.fixture(scope="module")
+def image(cluster):
+    """The image, on all nodes, under two names."""
+    inputs = [REPOSITORY / name for name in INPUTS]
+    containerfile = REPOSITORY / "agent-image" / "Containerfile"
+    cluster.load_image(cluster.build_agent_image(REPOSITORY, containerfile, IMAGE, inputs))
+    for node in cluster.nodes:
+        node.run("ctr", "-n", "k8s.io", "images", "tag", "--force", IMAGE, NEXT)
+
+
+@pytest.fixture
+def installed(cluster, image):
+    admin(cluster, "install", "--wait")
+    yield
+    admin(cluster, "uninstall", "--yes")
+
+
+@pytest.fixture
+def scene(cluster, installed, namespace):
+    with Scene(cluster, namespace) as made:
+        yield made
+
+
+def agents(cluster):
+    """The names of the agents' pods that are there and Ready, by node."""
+    return {
+        pod["spec"]["nodeName"]: pod["metadata"]["name"]
+        for pod in cluster.get(PODS)["items"]
+        if "deletionTimestamp" not in pod["metadata"]
+        and any(
+            one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", ())
+        )
+    }
+
+
+def ours(node):
+    """The status files of the agent's processes in its container on a node, by what they are."""
+    found = {}
+    for folder in node.proc.glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+            if b"/opt/tpnet" in b" ".join(words[:2]):
+                text = (folder / "status").read_text()
+                found[" ".join(word.decode() for word in words)] = dict(
+                    re.findall(r"^(\w+):\s+(.*)$", text, re.MULTILINE)
+                )
+        except OSError:
+            continue  # it has ended
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_agents_hold_no_more_than_they_need(scene):
+    for node in scene.cluster.nodes:
+        processes = ours(node)
+        assert len(processes) >= 2, processes
+        rights = {words: int(status["CapEff"], 16) for words, status in processes.items()}
+        assert all(bits & ~CAPABILITIES == 0 for bits in rights.values()), rights
+        (worker,) = [status for words, status in processes.items() if "worker" in words]
+        assert int(worker["CapPrm"], 16) == int(worker["CapBnd"], 16) == 0
+        assert worker["NoNewPrivs"] == "1"
+        assert worker["Uid"].split()[0] != "0"
+    scene.check()
+
+
+@pytest.mark.timeout(900)
+def test_an_agent_s_pod_is_deleted(scene):
+    before = agents(scene.cluster)
+    scene.cluster.kubectl("-n", "tpnet", "delete", "pod", before["n1"])
+    wait_until(lambda: agents(scene.cluster).keys() == before.keys(), 60, lambda: "an agent in its place")
+    assert agents(scene.cluster)["n1"] != before["n1"]
+    scene.settled(4)
+    scene.everybody_has_theirs()
+    scene.check()
+
+
+@pytest.mark.timeout(900)
+def test_the_agents_are_upgraded_one_after_the_other(scene):
+    before = agents(scene.cluster)
+    said = json.loads(admin(scene.cluster, "upgrade", "--image", NEXT, "--wait", "-o", "json").stdout)
+    assert {step["what"] for step in said["steps"] if step["change"] != "unchanged"} == {
+        "DaemonSet tpnet/tpnet-agent"
+    }
+    after = agents(scene.cluster)
+    assert before.keys() == after.keys()
+    assert not set(before.values()) & set(after.values())
+    scene.settled(4)
+    scene.everybody_has_theirs()
+    scene.check()
+
+
+@pytest.mark.timeout(900)
+def test_what_is_uninstalled_leaves_nothing(scene):
+    said = admin(scene.cluster, "uninstall", "--yes").stdout
+    assert "orders-bob" in said
+    scene.ledger.wait_for("bob", "app")
+    scene.ledger.wait_for("alice", "app")
+    scene.check()
+    crds = scene.cluster.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"]
+    assert [one["metadata"]["name"] for one in crds if "tpnet" in one["metadata"]["name"]] == []
+    for node in scene.cluster.nodes:
+        assert ours(node) == {}
