@@ -37,6 +37,12 @@ COMMANDS = (
         "Where a request would go, and why. Sends nothing.",
     ),
     Lazy("watch", "tpnet_cli.commands.watch", "watch", "Follow the requests of the intercepts as they come."),
+    Lazy(
+        "connect",
+        "tpnet_cli.commands.connect",
+        "connect",
+        "Keep your session for intercepts that are made with kubectl.",
+    ),
     Lazy("quit", "tpnet_cli.commands.quit", "quit_", "End your session and all of its intercepts."),
     Lazy("install", "tpnet_cli.commands.install", "install", "Put tpnet into a cluster."),
     Lazy("upgrade", "tpnet_cli.commands.install", "install", "The same as install."),

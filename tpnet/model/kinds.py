@@ -66,15 +66,6 @@ class InterceptSpec:
             max_length=512,
         ),
     ]
-    session: Annotated[
-        str,
-        About(
-            "The name of the user's session in the namespace tpnet: where the requests go. The agents take it "
-            "only if the session is of the same user.",
-            min_length=1,
-            max_length=_NAME,
-        ),
-    ]
     target: Annotated[
         TargetRef, About("What is intercepted, in the intercept's own namespace. It never changes.")
     ]
@@ -84,14 +75,6 @@ class InterceptSpec:
             "The headers that a request must carry; all of them must hold. An empty list makes a global intercept: it "
             "takes everybody's requests, which needs the verb intercept-all. It never changes.",
             max_items=MAX_HEADER_RULES,
-        ),
-    ]
-    tunnel_port: Annotated[
-        int,
-        About(
-            "The TCP port at the session's tunnel address where its requests are taken.",
-            minimum=1,
-            maximum=65535,
         ),
     ]
     port: Annotated[
@@ -110,11 +93,27 @@ class InterceptSpec:
     handler: Annotated[
         str,
         About(
-            "The host:port on the developer's computer that answers the requests. It is shown to people and used for "
-            "nothing else.",
+            "The host:port on the developer's computer that answers the requests. Left out: 127.0.0.1 and the number in "
+            "port. Agents never use it.",
             max_length=512,
         ),
     ] = ""
+    session: Annotated[
+        str,
+        About(
+            "The name of the user's session in the namespace tpnet: where the requests go. The agents take it only if "
+            "the session is of the same user. Left out: a session of that user fills it in (tpnet connect).",
+            max_length=_NAME,
+        ),
+    ] = ""
+    tunnel_port: Annotated[
+        int,
+        About(
+            "The TCP port at the session's tunnel address where its requests are taken. The session fills it in.",
+            minimum=0,
+            maximum=65535,
+        ),
+    ] = 0
     on_failure: Annotated[
         OnFailure,
         About(

@@ -56,6 +56,13 @@ class SessionClient:
         """
         return decode(InterceptStatus, self._call("add", _ADD_SECONDS, intercept=encode(intercept)))
 
+    def follow(self, namespace: str) -> None:
+        """Serve this user's intercepts in ``namespace`` that name no session, and stay until ``quit``.
+
+        Raises ``InvalidInput`` for a session without a cluster.
+        """
+        self._call("follow", namespace=namespace)
+
     def remove(self, name: str) -> dict[str, Any]:
         """Remove an intercept. Returns ``draining`` (connections), ``last`` and ``told``.
 

@@ -140,6 +140,20 @@ class ClusterPresence:
         namespace, _ = split_name(intercept.name)
         await self._ask(self.control.follow, namespace, self.name, self._tell)
 
+    async def follow(self, namespace: str) -> None:
+        """Look out in ``namespace`` for intercepts that wait for a session."""
+        await self._ask(self.control.follow_unclaimed, namespace, self._tell_of_unclaimed)
+
+    async def unclaimed(self) -> list[Intercept]:
+        """Intercepts of this user that wait for a session, as made with kubectl. Raises ``TpnetError``."""
+        return await self._ask(self.control.unclaimed, self.name)
+
+    async def claim(self, intercept: Intercept) -> None:
+        """Take one of these. Raises ``TpnetError``."""
+        namespace, _ = split_name(intercept.name)
+        await self._ask(self.control.follow, namespace, self.name, self._tell)
+        await self._ask(self.control.claim, intercept)
+
     async def run(self) -> None:
         """Keep the session standing until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -217,6 +231,11 @@ class ClusterPresence:
                 log.warning("the session %s is still to be ended: %s", name, error)
                 return
             self._former.discard(name)
+
+    def _tell_of_unclaimed(self) -> None:
+        """From the control's own thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     def _tell(self) -> None:
         """From the control's own thread."""

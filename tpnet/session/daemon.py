@@ -118,6 +118,7 @@ class Daemon:
             call = {
                 "info": self._call_info,
                 "add": self._call_add,
+                "follow": self._call_follow,
                 "remove": self._call_remove,
                 "quit": self._call_quit,
             }
@@ -141,6 +142,11 @@ class Daemon:
             with contextlib.suppress(TpnetError):
                 await self._wishes.remove(draft.name)
         return encode(status)
+
+    async def _call_follow(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
+        del reader
+        await self._wishes.follow(str(args.get("namespace")))
+        return {}
 
     async def _call_remove(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
         del reader

@@ -13,7 +13,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from tpnet.model import NotThere, Session, SessionGrant, TpnetError
+from tpnet.model import InvalidInput, NotThere, Session, SessionGrant, TpnetError
 from tpnet.session.link import NUDGE_EVERY, AgentPeer, Link
 from tpnet.tunnel import MTU, KeyPair, TunnelEnd, address_of, prefix_of
 
@@ -105,6 +105,21 @@ class Presence:
     async def renew(self) -> None:
         """Renew the lease, and tell the agent which handlers listen. Raises ``TpnetError``."""
         await self._ask(self.control.renew_session, self.name, self._handlers())
+
+    async def follow(self, namespace: str) -> None:
+        """Intercepts wait for a session in a cluster alone. Raises ``InvalidInput``."""
+        raise InvalidInput(
+            f"There is no namespace {namespace} without a cluster.",
+            "tpnet intercept starts a session by itself.",
+        )
+
+    async def unclaimed(self) -> list[Intercept]:
+        """None: see ``follow``."""
+        return []
+
+    async def claim(self, intercept: Intercept) -> None:
+        """Never called: see ``unclaimed``."""
+        raise NotImplementedError(intercept.name)
 
     async def expect(self, intercept: Intercept) -> None:
         """An intercept is about to be made: the one agent that there is serves it."""

@@ -61,6 +61,10 @@ class Wishes:
         self._presence = make_presence(handlers=self._handlers, restored=self._restore, renewed=self._compare)
         self._wishes: dict[str, _Wish] = {}
         self._closing: dict[Forward, float] = {}
+        self._kept = False
+        self._passed: dict[
+            str, str
+        ] = {}  # intercepts that wait for a session and cannot have this one, and why
         self._untold: set[str] = set()  # removed while no agent answered
         self._lock = asyncio.Lock()
         self._next_port = FIRST_PORT
@@ -95,12 +99,17 @@ class Wishes:
     @property
     def idle(self) -> bool:
         """Whether nobody wants anything any more, and nothing is on its way."""
-        busy = self._wishes or self._closing or self._lock.locked()
+        busy = self._wishes or self._closing or self._lock.locked() or self._kept
         return not busy and time.monotonic() > self._patience
 
     def stay(self) -> None:
         """Somebody is about to ask for an intercept: do not end for want of one just now."""
         self._patience = max(self._patience, time.monotonic() + _FIRST_WISH_SECONDS)
+
+    async def follow(self, namespace: str) -> None:
+        """Serve what kubectl makes in ``namespace``, and stay for that until told to end. Raises ``TpnetError``."""
+        await self._presence.follow(namespace)
+        self._kept = True
 
     async def add(self, draft: Intercept) -> InterceptStatus:
         """Open a door and create the intercept. Raises ``TpnetError``, leaving nothing."""
@@ -152,7 +161,7 @@ class Wishes:
             if not told:
                 self._untold.add(name)
             self._forget(wish)
-        return {**answer, "last": not self._wishes, "told": told}
+        return {**answer, "last": not self._wishes and not self._kept, "told": told}
 
     def info(self) -> dict[str, Any]:
         """What ``SessionClient.info`` returns, but for the process's own."""
@@ -267,9 +276,11 @@ class Wishes:
 
     async def _compare(self) -> None:
         """After a renewal: create what is missing, and let go of what was removed at the agent, or here."""
-        if self._lock.locked() or not (self._wishes or self._untold):
+        if self._lock.locked() or not (self._wishes or self._untold or self._kept):
             return
         async with self._lock:
+            for draft in await self._presence.unclaimed():
+                await self._adopt(draft)
             await self._create_missing()
             there = await self._there()
             for name, wish in list(self._wishes.items()):
@@ -281,6 +292,33 @@ class Wishes:
                     await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
                 log.info("intercept %s is removed at the agent too", name)
             self._untold.clear()
+
+    async def _adopt(self, draft: Intercept) -> None:
+        """Open a door for an intercept that waits for a session, and take it."""
+        if draft.name in self._wishes:
+            return
+        try:
+            handler = parse_handler(draft.handler)
+            port = self._free_port()
+            door = self._door(handler, port)
+            intercept = dataclasses.replace(
+                draft, session=self._presence.name, handler=str(handler), tunnel_port=port
+            )
+            try:
+                await self._watch.add(draft.name, handler)
+                await self._presence.claim(intercept)
+            except BaseException:
+                self._watch.remove(draft.name)
+                door.close()
+                raise
+        except TpnetError as error:
+            if self._passed.get(draft.name) != error.message:
+                log.warning("intercept %s waits: %s", draft.name, error)
+            self._passed[draft.name] = error.message
+            return
+        self._passed.pop(draft.name, None)
+        self._wishes[draft.name] = _Wish(intercept, handler, door, standing=True)
+        log.info("intercept %s of %s is taken, for %s", draft.name, draft.target, handler)
 
     async def _there(self) -> set[str]:
         """The names of this session's intercepts that the agent has."""

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from tpnet.agent.cluster.decide import (
     CONFLICT,
     CONFLICT_ELSEWHERE,
+    NO_SESSION,
     REFUSED,
     SESSION_GONE,
     LeaseState,
@@ -161,6 +162,14 @@ def test_a_session_that_has_ended_is_nobodys_and_bars_nobody():
         outcome = decide(view(wish(), later, pods=[A], ends=ENDS, sessions=sessions))
         assert outcome.cases[KEY].problem.reason == SESSION_GONE
         assert names(outcome) == {("pod/u-orders-a", 8080): ["shop/z"]}
+
+
+def test_one_that_waits_for_a_session_takes_nothing_and_bars_nobody():
+    later = wish("z", "dave", 200.0, headers=(HeaderRule("coder", "bob"),))
+    outcome = decide(view(wish(session=""), later, pods=[A], ends=ENDS))
+    assert outcome.cases[KEY].problem.reason == NO_SESSION
+    assert "tpnet connect -n shop" in outcome.cases[KEY].problem.message
+    assert names(outcome) == {("pod/u-orders-a", 8080): ["shop/z"]}
 
 
 def test_of_two_with_the_same_rules_the_older_wins_and_the_other_says_by_whom_it_lost():

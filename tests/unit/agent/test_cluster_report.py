@@ -103,6 +103,8 @@ def test_not_listening_no_endpoints_session_gone_and_conflict():
     )
     gone = conclusion(case_of(sessions={"bob-1": Standing(LeaseState.OVER)}), [], AGENTS, 1.0)
     assert [one.reason for one in gone.conditions] == ["Accepted", "SessionGone"]
+    waits = conclusion(case_of(wish(session="")), [], AGENTS, 1.0)
+    assert [one.reason for one in waits.conditions] == ["Accepted", "NoSession"]
     lost = case_of(wish(), wish("z", "dave", 101.0, headers=wish().spec.headers), key=("shop", "z"))
     report = conclusion(lost, [part(lost)], AGENTS, 1.0)
     assert [one.reason for one in report.conditions] == ["Conflict", "Conflict"]

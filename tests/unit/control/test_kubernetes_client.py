@@ -1,5 +1,7 @@
 import asyncio
 import copy
+import dataclasses
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -10,7 +12,13 @@ from tpnet.control.kubernetes import client as client_module
 from tpnet.control.kubernetes.api import Unreachable
 from tpnet.control.kubernetes.client import SESSION_LABEL, connect
 from tpnet.control.kubernetes.options import ClusterOptions
-from tpnet.control.kubernetes.resources import INTERCEPTS, NODE_AGENTS, SERVICES, SYSTEM_NAMESPACE
+from tpnet.control.kubernetes.resources import (
+    INTERCEPTS,
+    NODE_AGENTS,
+    SERVICES,
+    SESSIONS,
+    SYSTEM_NAMESPACE,
+)
 from tpnet.model import Conflict, HeaderRule, Intercept, InvalidInput, NotThere, Refused
 from tpnet.tunnel import KeyPair
 
@@ -95,7 +103,11 @@ class FakeApi:
             for (kind, where, _), obj in self.objects.items()
             if kind == resource.kind
             and (not namespace or where == namespace)
-            and (not labels or obj["metadata"].get("labels", {}).get(name) == value)
+            and (
+                name[1:] not in obj["metadata"].get("labels", {})
+                if labels.startswith("!")
+                else not labels or obj["metadata"].get("labels", {}).get(name) == value
+            )
         ]
         return found, str(self.version)
 
@@ -371,6 +383,76 @@ def test_ones_own_of_a_session_that_does_not_answer_goes_to_the_new_one(control,
     there = api.objects["Intercept", "shop", "orders-bob"]
     assert (there["spec"]["session"], there["metadata"]["uid"]) == ("bob-2", uid)
     assert there["metadata"]["labels"] == {SESSION_LABEL: "bob-2"}
+
+
+def session_of(computer, renewed):
+    spec = {"user": "bob", "publicKey": KEY, "renewTime": renewed, "leaseSeconds": 30}
+    meta = {
+        "name": "bob-1",
+        "namespace": SYSTEM_NAMESPACE,
+        "annotations": {"tpnet.dev/computer": computer},
+    }
+    return {"metadata": meta, "spec": spec}
+
+
+@pytest.mark.parametrize(
+    ("computer", "renewed", "taken"),
+    [
+        ("laptop-7", "2999-01-01T00:00:00.000000Z", False),
+        ("laptop-7", "2020-01-01T00:00:00.000000Z", True),
+        (socket.gethostname(), "2999-01-01T00:00:00.000000Z", True),
+    ],
+)
+def test_ones_own_on_another_computer_is_left_to_it_while_its_session_lives(
+    control, api, computer, renewed, taken
+):
+    api.agent = ready
+    control.create_intercept(intercept(session="bob-1"))
+    api.put(SESSIONS, session_of(computer, renewed))
+    if taken:
+        control.create_intercept(intercept(session="bob-2"))
+    else:
+        with pytest.raises(Conflict, match="your session bob-1 on laptop-7 has it"):
+            control.create_intercept(intercept(session="bob-2"))
+    there = api.objects["Intercept", "shop", "orders-bob"]
+    assert there["spec"]["session"] == ("bob-2" if taken else "bob-1")
+
+
+def by_kubectl(name="orders-bob", user="bob", **spec):
+    target = {"kind": "Service", "name": "orders"}
+    rules = [{"name": "Coder", "value": "Bob"}]
+    return {
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"user": user, "target": target, "headers": rules, **spec},
+    }
+
+
+def test_what_waits_for_a_session_is_found_and_taken_once(control, api):
+    api.put(SERVICES, service(ports=((80, "http"), (90, "admin"))))
+    api.put(INTERCEPTS, by_kubectl(port="admin"))
+    api.put(INTERCEPTS, by_kubectl("own", handler="127.0.0.1:9", port=80))
+    api.put(INTERCEPTS, by_kubectl("which-port"))
+    api.put(INTERCEPTS, by_kubectl("orders-alice", "alice", port=80))
+    control.follow_unclaimed("shop", lambda: None)
+    deadline = time.monotonic() + 2
+    while len(found := control.unclaimed("bob-1")) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert {one.name: one.handler for one in found} == {
+        "shop/orders-bob": "127.0.0.1:90",
+        "shop/own": "127.0.0.1:9",
+    }
+    named = next(one for one in found if one.name == "shop/orders-bob")
+    control.claim(dataclasses.replace(named, session="bob-1", tunnel_port=20001))
+    there = api.objects["Intercept", "shop", "orders-bob"]
+    assert there["metadata"]["labels"] == {SESSION_LABEL: "bob-1"}
+    assert (there["spec"]["session"], there["spec"]["tunnelPort"], there["spec"]["port"]) == (
+        "bob-1",
+        20001,
+        "admin",
+    )
+    with pytest.raises(Conflict, match="Another session of yours has taken shop/orders-bob"):
+        control.claim(dataclasses.replace(named, session="bob-2"))
 
 
 @pytest.mark.parametrize(

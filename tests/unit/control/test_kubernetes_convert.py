@@ -45,7 +45,7 @@ def test_an_intercept_reads_as_the_api_has_it():
 
 
 def test_what_is_required_is_written_even_if_empty_and_what_has_its_default_is_not():
-    everything = InterceptSpec("bob", "bob-1", TargetRef(TargetKind.POD, "p"), (), 20000)
+    everything = InterceptSpec("bob", TargetRef(TargetKind.POD, "p"), (), session="bob-1", tunnel_port=20000)
     assert to_api(everything) == {
         "user": "bob",
         "session": "bob-1",
@@ -70,7 +70,7 @@ def test_fields_of_a_newer_version_are_passed_over():
     ("cls", "data", "message"),
     [
         (InterceptSpec, None, "InterceptSpec is None, not an object."),
-        (InterceptSpec, {"user": "bob"}, "InterceptSpec has no session."),
+        (InterceptSpec, {"user": "bob"}, "InterceptSpec has no target."),
         (InterceptSpec, DATA | {"user": 3}, "InterceptSpec.user is a number, not a text."),
         (InterceptSpec, DATA | {"headers": {}}, "InterceptSpec.headers is an object, not a list."),
         (InterceptSpec, DATA | {"headers": [{"name": "a"}]}, "InterceptSpec.headers[0] has no value."),

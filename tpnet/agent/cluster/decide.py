@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tpnet.agent.cluster.facts import Endpoint, Key, Lease, Pod, Service, Wish, Workload
     from tpnet.control.local.store import TargetKey
 
-CONFLICT, REFUSED, SESSION_GONE = "Conflict", "Refused", "SessionGone"
+CONFLICT, REFUSED, SESSION_GONE, NO_SESSION = "Conflict", "Refused", "SessionGone", "NoSession"
 CONFLICT_ELSEWHERE = "ConflictElsewhere"
 """A node's part says so of an intercept that has lost on another node: there it takes another's requests."""
 
@@ -189,6 +189,11 @@ def _refusal(view: View, wish: Wish, standing: Standing) -> Problem | None:
         check_rules(spec.headers, spec.path)
     except TpnetError as error:
         return Problem(REFUSED, error.message)
+    if not spec.session:
+        return Problem(
+            NO_SESSION,
+            f"No session of {spec.user}'s has taken it. On {spec.user}'s computer: tpnet connect -n {namespace}",
+        )
     lease = standing.lease
     if lease is not None and _is_copied(lease, view.sessions):
         return Problem(REFUSED, f"The key of the session {spec.session} is that of another one.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tpnet.agent.cluster.decide import CONFLICT, SESSION_GONE, LeaseState
+from tpnet.agent.cluster.decide import CONFLICT, NO_SESSION, SESSION_GONE, LeaseState
 from tpnet.agent.cluster.facts import time_text
 from tpnet.model import Condition, ConditionStatus, EndpointReport, InterceptReport, NodeReport
 from tpnet.rules import describe
@@ -132,7 +132,7 @@ def _why_missing(end: EndpointReport | None, part: NodeReport | None) -> str:
 
 
 def _accepted(case: Case, told: dict[str, NodeReport]) -> Condition:
-    if case.problem is not None and case.problem.reason != SESSION_GONE:
+    if case.problem is not None and case.problem.reason not in {SESSION_GONE, NO_SESSION}:
         reason = CONFLICT if case.problem.reason.startswith(CONFLICT) else case.problem.reason
         return _condition(ACCEPTED, ConditionStatus.FALSE, reason, case.problem.message)
     for node in sorted(told):

@@ -154,7 +154,7 @@ class World:
                 ref = Ref(WORKLOADS[target.kind], *key)
             if here or owned:
                 refs |= {Ref(NAMESPACES, "", wish.namespace)} | ({ref} if ref else set())
-                sessions.add(wish.spec.session)
+                sessions |= {wish.spec.session} - {""}
         self.slices.want(services)
         self.lookups.want(refs)
         self.leases.want(sessions)

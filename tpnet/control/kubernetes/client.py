@@ -10,8 +10,10 @@ import asyncio
 import contextlib
 import functools
 import re
+import socket
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tpnet.control.dry_run import explain_head, request_head
@@ -37,7 +39,7 @@ from tpnet.control.kubernetes.targets import (
     ports_of,
     split_name,
 )
-from tpnet.control.kubernetes.view import model_intercept, objects_of, status_of, target_statuses
+from tpnet.control.kubernetes.view import model_intercept, objects_of, status_of, target_statuses, unix_time
 from tpnet.model import (
     AgentStatus,
     Conflict,
@@ -50,6 +52,7 @@ from tpnet.model import (
     Status,
     TargetInfo,
     TargetKind,
+    TargetRef,
     TpnetError,
 )
 
@@ -71,6 +74,9 @@ COPY_SECONDS = 1.0
 """Seconds that it waits for its own copy of the object."""
 SESSION_LABEL = "tpnet.dev/session"
 """The label of an Intercept with its session's name: by it the daemon watches its own alone."""
+
+COMPUTER = "tpnet.dev/computer"
+"""The annotation of a Session with the host name of the computer that its daemon runs on, for people."""
 
 
 def connect(options: ClusterOptions) -> ClusterControl:
@@ -188,30 +194,30 @@ class ClusterControl:
         """See ``Control``. ``[svc/]NAME``, ``deploy/NAME``, ``sts/NAME``, ``ds/NAME``, ``pod/NAME``."""
         return [self._run(self._resolve(target))]
 
-    async def _resolve(self, target: str) -> TargetInfo:
-        ref = parse_target(target)
-        obj = await self._object(target)
+    async def _resolve(self, target: str, namespace: str = "") -> TargetInfo:
+        ref, namespace = parse_target(target), namespace or self.namespace
+        obj = await self._object(target, namespace)
         ports = ports_of(ref.kind, obj)
         service = ref.kind is TargetKind.SERVICE
-        address = f"{ref.name}.{self.namespace}" if service else obj.get("status", {}).get("podIP") or ""
+        address = f"{ref.name}.{namespace}" if service else obj.get("status", {}).get("podIP") or ""
         return TargetInfo(
-            name=f"{self.namespace}/{label_of(ref)}",
+            name=f"{namespace}/{label_of(ref)}",
             listening=tuple(number for _, number in ports),
             addresses=(address,) if address else (),
             port_names=tuple(name for name, _ in ports),
         )
 
-    async def _object(self, target: str) -> Object:
+    async def _object(self, target: str, namespace: str) -> Object:
         ref = parse_target(target)
         try:
-            return await self.api.get(PLURALS[ref.kind], ref.name, self.namespace)
+            return await self.api.get(PLURALS[ref.kind], ref.name, namespace)
         except NotThere as error:
             if "not found" not in error.message:
                 raise
-            known, _ = await self.api.list(PLURALS[ref.kind], self.namespace, limit=50)
+            known, _ = await self.api.list(PLURALS[ref.kind], namespace, limit=50)
             names = sorted(item["metadata"]["name"] for item in known if interceptable(ref.kind, item))
             raise NotThere(
-                f"There is no {ref.kind} {ref.name} in {self.namespace}.",
+                f"There is no {ref.kind} {ref.name} in {namespace}.",
                 f"There are: {', '.join(names[:8])}{' and others' if len(names) > 8 else ''}."
                 if names
                 else "Another namespace? Name it with -n.",
@@ -238,7 +244,8 @@ class ClusterControl:
         """Make a Session of this user with this key; its name."""
         name = session_name(self.user)
         spec = SessionSpec(user=self.user, public_key=public_key, renew_time=_now())
-        obj = {"metadata": {"name": name, "namespace": SYSTEM_NAMESPACE}, "spec": to_api(spec)}
+        meta = {"name": name, "namespace": SYSTEM_NAMESPACE, "annotations": {COMPUTER: socket.gethostname()}}
+        obj = {"metadata": meta, "spec": to_api(spec)}
         self._run(self._installed(self.api.create(SESSIONS, obj, manager=MANAGER_CLIENT)))
         return name
 
@@ -254,8 +261,9 @@ class ClusterControl:
 
     def follow(self, namespace: str, session: str, changed: Callable[[], None]) -> None:
         """Keep a copy of the session's intercepts in ``namespace``; ``changed`` is called from another thread."""
-        key = f"{namespace}/{session}"
+        self._follow(f"{namespace}/{session}", namespace, f"{SESSION_LABEL}={session}", changed)
 
+    def _follow(self, key: str, namespace: str, labels: str, changed: Callable[[], None]) -> None:
         def moved(_key: object, _item: object) -> None:
             self._moved.set()
             changed()
@@ -268,12 +276,67 @@ class ClusterControl:
                 INTERCEPTS,
                 moved,
                 namespace=namespace,
-                labels=f"{SESSION_LABEL}={session}",
+                labels=labels,
             )
             task = asyncio.get_running_loop().create_task(informer.run())
             self._informers[key] = informer, task
 
         self._run(start())
+
+    def follow_unclaimed(self, namespace: str, changed: Callable[[], None]) -> None:
+        """Keep a copy of the intercepts in ``namespace`` that no session has taken; ``changed`` as for ``follow``."""
+        self._follow(f"{namespace}/", namespace, f"!{SESSION_LABEL}", changed)
+
+    def unclaimed(self, session: str) -> list[Intercept]:
+        """This user's intercepts that wait for a session, as made with kubectl; those that ``session`` can serve.
+
+        Raises ``TpnetError`` when the API server does not answer. One that cannot be served is passed over.
+        """
+        found = []
+        for key, (informer, _) in list(self._informers.items()):
+            for item in list(informer.objects.values()) if key.endswith("/") else ():
+                spec, meta = item["spec"], item["metadata"]
+                mine = spec["user"] == self.user and spec.get("session", "") in {"", session}
+                if mine and "deletionTimestamp" not in meta:
+                    with contextlib.suppress(InvalidInput, NotThere):
+                        found.append(replace(model_intercept(item), handler=self._handler_of(item)))
+        return found
+
+    def _handler_of(self, item: Object) -> str:
+        """``host:port`` that answers an intercept's requests; 127.0.0.1 and the target's port where it says nothing."""
+        spec = item["spec"]
+        if spec.get("handler"):
+            return str(spec["handler"])
+        port = spec.get("port")
+        if not isinstance(port, int):
+            target = from_api(TargetRef, spec["target"])
+            info = self._run(self._resolve(label_of(target), item["metadata"]["namespace"]))
+            port = one_port(info, port)
+        return f"127.0.0.1:{port}"
+
+    def claim(self, intercept: Intercept) -> None:
+        """Take an intercept of this user that has no session for the one that ``intercept`` names.
+
+        Raises ``NotThere`` when it is gone, ``Conflict`` when another session was faster.
+        """
+        namespace, name = split_name(intercept.name)
+
+        async def take() -> None:
+            there = await self.api.get(INTERCEPTS, name, namespace)
+            if there["spec"].get("session", "") not in {"", intercept.session}:
+                raise Conflict(f"Another session of yours has taken {intercept.name}.")
+            spec = {
+                "session": intercept.session,
+                "tunnelPort": intercept.tunnel_port,
+                "handler": intercept.handler,
+            }
+            meta = {
+                "labels": {SESSION_LABEL: intercept.session},
+                "resourceVersion": there["metadata"]["resourceVersion"],
+            }
+            await self.api.merge(INTERCEPTS, name, namespace, {"metadata": meta, "spec": spec})
+
+        self._run(take())
 
     def nodes(self, session: str) -> set[str]:
         """The nodes whose agents have said something of the session's followed intercepts."""
@@ -302,10 +365,12 @@ class ClusterControl:
     async def _create(self, intercept: Intercept) -> InterceptStatus:
         namespace, name = split_name(intercept.name)
         obj = objects_of(intercept, {SESSION_LABEL: intercept.session})
+        new = True
         try:
             made = await self._installed(self.api.create(INTERCEPTS, obj, manager=MANAGER_CLIENT))
         except Conflict:
             made = await self._take_over(namespace, name, obj)
+            new = False
         except NotThere as error:
             if f'namespaces "{namespace}" not found' in error.message:
                 raise NotThere(
@@ -315,7 +380,8 @@ class ClusterControl:
         try:
             latest = await self._wait(made)
         except BaseException:
-            await self.api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
+            if new:
+                await self.api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
             raise
         await self._copied(latest)
         return status_of(latest)
@@ -338,7 +404,8 @@ class ClusterControl:
         there = await self.api.get(INTERCEPTS, name, namespace)
         spec, wanted = there["spec"], obj["spec"]
         movable = ("session", "tunnelPort", "handler")
-        moved = {**wanted, **{key: spec[key] for key in movable if key in spec}}
+        as_is = (*movable, *(() if "port" in wanted else ("port",)))  # a port by its name is not known here
+        moved = {**wanted, **{key: spec[key] for key in as_is if key in spec}}
         same = from_api(InterceptSpec, spec) == from_api(InterceptSpec, moved)
         if spec["user"] != self.user or not same:
             whose = "You have" if spec["user"] == self.user else f"{spec['user']} has"
@@ -347,11 +414,29 @@ class ClusterControl:
                 "Choose another name with --name"
                 + (f", or end that one: tpnet leave {name}" if spec["user"] == self.user else "."),
             )
+        holder = spec.get("session", "")
+        if holder not in {"", wanted["session"]} and (where := await self._lives_elsewhere(holder)):
+            raise Conflict(
+                f"You have an intercept named {name} in {namespace} already: your session {holder} on {where} has it.",
+                f"End it there, or from here: tpnet leave {name}; or choose another name with --name.",
+            )
         patch = {
             "metadata": {"labels": obj["metadata"]["labels"]},
             "spec": {key: wanted[key] for key in movable if key in wanted},
         }
         return await self.api.merge(INTERCEPTS, name, namespace, patch)
+
+    async def _lives_elsewhere(self, session: str) -> str:
+        """The computer whose daemon renews that session of this user; empty when it is this one, or none does."""
+        try:
+            there = await self.api.get(SESSIONS, session, SYSTEM_NAMESPACE)
+        except NotThere:
+            return ""
+        lease = from_api(SessionSpec, there["spec"])
+        if unix_time(lease.renew_time) + lease.lease_seconds < time.time():
+            return ""
+        computer = str(there["metadata"].get("annotations", {}).get(COMPUTER, "another computer"))
+        return "" if computer == socket.gethostname() else computer
 
     async def _wait(self, made: Object) -> Object:
         """The object when it is Ready, or has had its time. Raises what the agents refuse it with."""
