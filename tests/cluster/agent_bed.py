@@ -78,7 +78,8 @@ class Bed:
         return [
             *(TPNET, "agent", "run", "--end-seconds", "5"),
             *("--kubeconfig", self.folder / f"{node.name}.conf"),
-            *("--node", node.name, "--node-address", own.ip),
+            *("--node", node.name),
+            *("--node-address", f"{own.ip},{own.ip6}" if self.cluster.dual else own.ip),
         ]
 
     def start(self, *nodes):

@@ -165,10 +165,28 @@ class Cluster(Api):
         clients += [self.service(node, name) for node in self.nodes for name in ("kubelet", "proxy")]
         with ThreadPoolExecutor() as pool:
             list(pool.map(Service.restart, clients))
+            list(pool.map(self._mend_proxy, self.nodes))
         for node in self.nodes:
             wait_until(
                 lambda name=node.name: self._ready(name, since), seconds, lambda node=node: self._why(node)
             )
+
+    def _mend_proxy(self, node: Machine) -> None:
+        """Wait until pods of a node reach the API server by its service address.
+
+        When that leaves its service and comes back within a second, kube-proxy may empty the chain of its endpoint for good, and
+        takes it for whole even when it starts anew (1.35, nftables): so its table is to go.
+        """
+        url = f"https://{network.KUBERNETES}/version"
+        again = f"until curl -sk -o /dev/null -m 1 {url}; do sleep 0.1; done"
+        proxy = self.service(node, "proxy")
+        for _ in range(5):
+            if not node.run("timeout", "2", "sh", "-c", again, check=False).returncode:
+                return
+            proxy.stop()
+            node.shell("nft delete table ip kube-proxy; nft delete table ip6 kube-proxy || true", check=False)
+            proxy.start()
+        raise LabError(f"the API server's service is not reached on {node.name}\n{proxy.tail()}")
 
     def restart_kubelet(self, node: Machine, seconds=60.0) -> None:
         """kubelet ends and starts again; returns when the node is Ready by word of the new one."""
