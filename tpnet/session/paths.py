@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class Paths:
         return cls(*(folder / f"{user}.{kind}" for kind in ("sock", "lock", "start", "log")))
 
     def make_folder(self) -> None:
-        """Make the folder (0700) if it is not there. Raises ``TpnetError`` when that cannot be."""
+        """Make the folder (0700) if it is not there. Raises ``TpnetError`` when that cannot be, or it is another's."""
         try:
             self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except PermissionError as error:
@@ -65,6 +66,14 @@ class Paths:
                 f"The folder {self.socket.parent} cannot be made: {error.strerror}.",
                 "TPNET_RUN_DIR says where the agent's folder is.",
             ) from error
+        for folder in (self.socket.parent, self.socket.parent.parent):
+            # Where it lies in /tmp, somebody may have been there before us, to have our calls.
+            found = folder.lstat()
+            if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH or folder.is_symlink():
+                raise Refused(
+                    f"The folder {folder} is not this account's alone.",
+                    "Remove it, or name another with TPNET_RUN_DIR or XDG_RUNTIME_DIR.",
+                )
 
 
 @contextmanager

@@ -10,7 +10,8 @@ import pytest
 
 from tpnet.control.kubernetes import client as client_module
 from tpnet.control.kubernetes.api import Unreachable
-from tpnet.control.kubernetes.client import SESSION_LABEL, connect
+from tpnet.control.kubernetes.client import connect
+from tpnet.control.kubernetes.copies import SESSION_LABEL
 from tpnet.control.kubernetes.options import ClusterOptions
 from tpnet.control.kubernetes.resources import (
     INTERCEPTS,
@@ -502,6 +503,11 @@ def test_nodes_are_those_that_speak_of_the_sessions_own_intercepts(control, api)
     assert control.nodes("bob-2") == set()
     assert control.standing("bob-1") == {"shop/orders-bob"}
     assert control.standing("bob-2") == set()
+    # A new session is the only one; what waits for one is followed on.
+    control.follow_unclaimed("shop", lambda: None)
+    control.follow("shop", "bob-2", told.set)
+    assert control.nodes("bob-1") == set()
+    assert len(api.watchers) <= 3
 
 
 # Status and explain.

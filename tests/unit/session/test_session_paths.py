@@ -1,6 +1,8 @@
+import stat
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,6 +29,27 @@ def test_paths_are_only_names(tmp_path):
     paths.make_folder()
     paths.make_folder()
     assert paths.lock.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_others_may_change_is_refused(tmp_path):
+    paths = Paths.of(tmp_path / "run", "bob")
+    paths.make_folder()
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(Refused, match="is not this account's alone"):
+        paths.make_folder()
+    (tmp_path / "run").chmod(0o755)
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with pytest.raises(Refused, match="is not this account's alone"):
+        Paths.of(tmp_path / "link", "bob").make_folder()
+
+
+def test_a_folder_of_another_s_is_refused(tmp_path, monkeypatch):
+    paths = Paths.of(tmp_path / "run", "bob")
+    paths.make_folder()
+    theirs = SimpleNamespace(st_uid=12345, st_mode=stat.S_IFDIR | 0o700)
+    monkeypatch.setattr(type(tmp_path), "lstat", lambda _: theirs)
+    with pytest.raises(Refused, match="is not this account's alone"):
+        paths.make_folder()
 
 
 @pytest.mark.parametrize("user", ["", "../eve", "a/b", "x" * 65, ".hidden", "a\n"])

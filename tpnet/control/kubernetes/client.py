@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from tpnet.control.dry_run import explain_head, request_head
 from tpnet.control.kubernetes.api import Api
 from tpnet.control.kubernetes.convert import from_api, to_api
-from tpnet.control.kubernetes.informer import Informer
+from tpnet.control.kubernetes.copies import SESSION_LABEL, Copies, nodes_of
 from tpnet.control.kubernetes.names import MANAGER_CLIENT, session_name
 from tpnet.control.kubernetes.options import ClusterOptions
 from tpnet.control.kubernetes.resources import (
@@ -70,10 +70,6 @@ READY_SECONDS = 10.0
 """Seconds that ``create_intercept`` waits for the agents; afterwards it says what they have said until then."""
 NOBODY_SECONDS = 3.0
 """Seconds that it waits when no agent has said anything, or there is no endpoint."""
-COPY_SECONDS = 1.0
-"""Seconds that it waits for its own copy of the object."""
-SESSION_LABEL = "tpnet.dev/session"
-"""The label of an Intercept with its session's name: by it the daemon watches its own alone."""
 
 COMPUTER = "tpnet.dev/computer"
 """The annotation of a Session with the host name of the computer that its daemon runs on, for people."""
@@ -93,8 +89,7 @@ class ClusterControl:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kubernetes", daemon=True)
         self._thread.start()
-        self._informers: dict[str, tuple[Informer, asyncio.Task[None]]] = {}
-        self._moved = asyncio.Event()  # one of the copies has changed
+        self._followed: Copies | None = None
         self._api: Api | None = None
         try:
             self._api = self._run(
@@ -102,6 +97,7 @@ class ClusterControl:
                     options.kubeconfig, options.context, user=options.as_user, groups=options.as_groups
                 )
             )
+            self._followed = Copies(self._api)
             if options.request_timeout:
                 self.api.seconds = options.request_timeout
             self.namespace = options.namespace or self.api.namespace
@@ -117,6 +113,11 @@ class ClusterControl:
         """The API itself; its coroutines run in ``call``."""
         assert self._api is not None, "connected"
         return self._api
+
+    @property
+    def _copies(self) -> Copies:
+        assert self._followed is not None, "connected"
+        return self._followed
 
     def call(self, make: Callable[[Api], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine with the API to its end, from any thread. Raises what it raises."""
@@ -141,10 +142,8 @@ class ClusterControl:
         self._loop.close()
 
     async def _end(self) -> None:
-        tasks = [task for _, task in self._informers.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._followed is not None:
+            await self._followed.close()
         if self._api is not None:
             await self._api.close()
 
@@ -261,31 +260,11 @@ class ClusterControl:
 
     def follow(self, namespace: str, session: str, changed: Callable[[], None]) -> None:
         """Keep a copy of the session's intercepts in ``namespace``; ``changed`` is called from another thread."""
-        self._follow(f"{namespace}/{session}", namespace, f"{SESSION_LABEL}={session}", changed)
-
-    def _follow(self, key: str, namespace: str, labels: str, changed: Callable[[], None]) -> None:
-        def moved(_key: object, _item: object) -> None:
-            self._moved.set()
-            changed()
-
-        async def start() -> None:
-            if key in self._informers:
-                return
-            informer = Informer(
-                self.api,
-                INTERCEPTS,
-                moved,
-                namespace=namespace,
-                labels=labels,
-            )
-            task = asyncio.get_running_loop().create_task(informer.run())
-            self._informers[key] = informer, task
-
-        self._run(start())
+        self._run(self._copies.follow(namespace, session, changed))
 
     def follow_unclaimed(self, namespace: str, changed: Callable[[], None]) -> None:
         """Keep a copy of the intercepts in ``namespace`` that no session has taken; ``changed`` as for ``follow``."""
-        self._follow(f"{namespace}/", namespace, f"!{SESSION_LABEL}", changed)
+        self._run(self._copies.follow(namespace, "", changed))
 
     def unclaimed(self, session: str) -> list[Intercept]:
         """This user's intercepts that wait for a session, as made with kubectl; those that ``session`` can serve.
@@ -293,13 +272,12 @@ class ClusterControl:
         Raises ``TpnetError`` when the API server does not answer. One that cannot be served is passed over.
         """
         found = []
-        for key, (informer, _) in list(self._informers.items()):
-            for item in list(informer.objects.values()) if key.endswith("/") else ():
-                spec, meta = item["spec"], item["metadata"]
-                mine = spec["user"] == self.user and spec.get("session", "") in {"", session}
-                if mine and "deletionTimestamp" not in meta:
-                    with contextlib.suppress(InvalidInput, NotThere):
-                        found.append(replace(model_intercept(item), handler=self._handler_of(item)))
+        for item in self._copies.objects(""):
+            spec, meta = item["spec"], item["metadata"]
+            mine = spec["user"] == self.user and spec.get("session", "") in {"", session}
+            if mine and "deletionTimestamp" not in meta:
+                with contextlib.suppress(InvalidInput, NotThere):
+                    found.append(replace(model_intercept(item), handler=self._handler_of(item)))
         return found
 
     def _handler_of(self, item: Object) -> str:
@@ -340,13 +318,7 @@ class ClusterControl:
 
     def nodes(self, session: str) -> set[str]:
         """The nodes whose agents have said something of the session's followed intercepts."""
-        return {
-            node
-            for key, (informer, _) in list(self._informers.items())
-            if key.endswith(f"/{session}")
-            for item in list(informer.objects.values())
-            for node in _nodes_of(item)
-        }
+        return {node for item in self._copies.objects(session) for node in nodes_of(item)}
 
     def agent(self, node: str) -> NodeAgentSpec:
         """A node's agent. Raises ``NotThere``."""
@@ -383,21 +355,8 @@ class ClusterControl:
             if new:
                 await self.api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
             raise
-        await self._copied(latest)
+        await self._copies.caught_up(latest)
         return status_of(latest)
-
-    async def _copied(self, item: Object) -> None:
-        """Wait until the copy that is followed is as far as what was seen here: ``nodes`` is to know all of them."""
-        meta = item["metadata"]
-        followed = self._informers.get(f"{meta['namespace']}/{item['spec']['session']}")
-        if followed is None:
-            return
-        objects, key = followed[0].objects, (meta["namespace"], meta["name"])
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(COPY_SECONDS):
-                while not _nodes_of(item) <= _nodes_of(objects.get(key, {})):
-                    self._moved.clear()
-                    await self._moved.wait()
 
     async def _take_over(self, namespace: str, name: str, obj: Object) -> Object:
         """One's own of the same name and content, left by a session that is no more, goes to the new session."""
@@ -489,11 +448,9 @@ class ClusterControl:
 
     async def _standing(self, session: str) -> set[str]:
         names = set()
-        for key in list(self._informers):
-            namespace, _, followed = key.partition("/")
-            if followed == session:
-                items, _ = await self.api.list(INTERCEPTS, namespace, labels=f"{SESSION_LABEL}={session}")
-                names |= {f"{namespace}/{item['metadata']['name']}" for item in items}
+        for namespace in self._copies.namespaces(session):
+            items, _ = await self.api.list(INTERCEPTS, namespace, labels=f"{SESSION_LABEL}={session}")
+            names |= {f"{namespace}/{item['metadata']['name']}" for item in items}
         return names
 
     def status(self) -> Status:
@@ -555,11 +512,6 @@ def _refusal(obj: Object, generation: int) -> TpnetError | None:
                 return Conflict(message, "Use another value, or --http-header=auto for one of your own.")
             return Refused(message)
     return None
-
-
-def _nodes_of(obj: Object) -> set[str]:
-    """The nodes whose agents have said something of it."""
-    return {part["node"] for part in (obj.get("status") or {}).get("nodes") or ()}
 
 
 def _is_ready(obj: Object, generation: int) -> bool:
