@@ -38,7 +38,8 @@ class Scene:
     def __exit__(self, failed, *_):
         self._stack.close()
         if failed is None:
-            wait_until(lambda: not self._left(), 20, lambda: "\n--\n".join(self._left()))
+            # Who lost the right to delete an intercept leaves it to its session's end.
+            wait_until(lambda: not self._left(), 60, lambda: "\n--\n".join(self._left()))
 
     def _left(self):
         """What a namespace holds that none held before, for each."""

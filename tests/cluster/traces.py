@@ -48,7 +48,9 @@ def _look(netns):
         ["ip", "-4", "route", "show", "table", "all"], ["ip", "-6", "route", "show", "table", "all"],
     ):  # fmt: skip
         said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-        lines = sorted({" ".join(_ADDRESS.sub("", line).split()) for line in said.splitlines()})
+        # The kernel's own come and go with addresses: IPv6's some seconds after a pod's start.
+        kept = [line for line in said.splitlines() if "proto kernel" not in line]
+        lines = sorted({" ".join(_ADDRESS.sub("", line).split()) for line in kept})
         yield from (f"{' '.join(words)}: {line}" for line in lines)
     said = subprocess.run(["ss", "-Hlntu"], capture_output=True, text=True, check=True).stdout
     ports = {(line.split()[0], int(line.split()[4].rpartition(":")[2])) for line in said.splitlines()}

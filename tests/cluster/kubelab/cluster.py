@@ -165,28 +165,10 @@ class Cluster(Api):
         clients += [self.service(node, name) for node in self.nodes for name in ("kubelet", "proxy")]
         with ThreadPoolExecutor() as pool:
             list(pool.map(Service.restart, clients))
-            list(pool.map(self._mend_proxy, self.nodes))
         for node in self.nodes:
             wait_until(
                 lambda name=node.name: self._ready(name, since), seconds, lambda node=node: self._why(node)
             )
-
-    def _mend_proxy(self, node: Machine) -> None:
-        """Wait until pods of a node reach the API server by its service address.
-
-        When that leaves its service and comes back within a second, kube-proxy may empty the chain of its endpoint for good, and
-        takes it for whole even when it starts anew (1.35, nftables): so its table is to go.
-        """
-        url = f"https://{network.KUBERNETES}/version"
-        again = f"until curl -sk -o /dev/null -m 1 {url}; do sleep 0.1; done"
-        proxy = self.service(node, "proxy")
-        for _ in range(5):
-            if not node.run("timeout", "2", "sh", "-c", again, check=False).returncode:
-                return
-            proxy.stop()
-            node.shell("nft delete table ip kube-proxy; nft delete table ip6 kube-proxy || true", check=False)
-            proxy.start()
-        raise LabError(f"the API server's service is not reached on {node.name}\n{proxy.tail()}")
 
     def restart_kubelet(self, node: Machine, seconds=60.0) -> None:
         """kubelet ends and starts again; returns when the node is Ready by word of the new one."""
@@ -252,6 +234,7 @@ class Cluster(Api):
         with ThreadPoolExecutor() as pool:
             prepared = [pool.submit(self._prepare_node, node) for node in self.nodes]
             self._await_api(90)
+            self._serve_api()
             for name in ("controllers", "scheduler"):
                 self.service(self.control, name).start()
             for done in prepared:
@@ -261,6 +244,24 @@ class Cluster(Api):
             self.service(node, "proxy").start()
         for node in self.nodes:
             wait_until(lambda name=node.name: self._ready(name), 90, lambda node=node: self._why(node))
+
+    def _serve_api(self) -> None:
+        """Give the service ``kubernetes`` its endpoint, for good.
+
+        Left to the API server it goes when that ends and comes back within a second, and kube-proxy may then lose the way to it
+        (1.35, nftables).
+        """
+        meta = {"name": "kubernetes", "labels": {"kubernetes.io/service-name": "kubernetes"}}
+        port = {"name": "https", "port": network.API_PORT, "protocol": "TCP"}
+        slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"
+        body = {
+            "metadata": meta,
+            "addressType": "IPv4",
+            "ports": [port],
+            "endpoints": [{"addresses": [network.CONTROL]}],
+        }
+        wait_until(lambda: self._there("/api/v1/namespaces/default"), 20, "the namespace default")
+        self.api("POST", slices, body)
 
     def _prepare_node(self, node: Machine) -> None:
         """Network, configuration and containerd with its images; all that does not need the API server."""
