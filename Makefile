@@ -34,7 +34,7 @@ define install_packages
 	fi
 endef
 
-.PHONY: help demo test lint type unit netns cluster cluster-up cluster-down cluster-packages bench lock docs clean packages test-packages
+.PHONY: help demo test lint type unit netns cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,10 @@ cluster-down: .venv/.dev ## take down what cluster-up brought up; ID=abc123 for 
 
 bench: test-packages .venv/.dev ## ratios against HAProxy and nginx; writes docs/benchmarks.md
 	@$(BIN)/python tests/bench/run.py
+
+bench-cluster: cluster-packages .venv/.dev ## how soon an intercept works on a cluster, and memory; writes docs/benchmarks-cluster.md
+	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
+	@$(BIN)/python tests/bench/cluster.py
 
 lock: .venv/.dev ## pin the Python packages anew
 	@for target in "requirements.lock:run" "requirements-dev.lock:dev"; do \

@@ -127,7 +127,7 @@ class Ledger:
             used = connection is not None
             try:
                 if connection is None:
-                    connection = _Connection(self._netns, self._address)
+                    connection = Connection(self._netns, self._address)
                 answered = self._ask(connection, header, kept)
             except (OSError, http.client.HTTPException, ValueError) as failure:
                 error = f"{type(failure).__name__}: {failure}"
@@ -156,7 +156,7 @@ class Ledger:
         return body.split(b"'", 1)[0].decode()
 
 
-class _Connection(http.client.HTTPConnection):
+class Connection(http.client.HTTPConnection):
     """A connection made inside a namespace."""
 
     def __init__(self, netns, address):

@@ -267,7 +267,11 @@ class ClusterPresence:
         wanted = self.control.nodes(self.name)
         now = time.monotonic()
         for node in sorted(wanted):
-            self._unwanted.pop(node, None)
+            if self._unwanted.pop(node, None) is not None:
+                # Its agent has let go of us meanwhile, and knows nothing of the keys that were agreed on.
+                self._asked.pop(node, None)
+                if (former := self._links.pop(node, None)) is not None:
+                    former.close(forget=True)
             link = self._links.get(node)
             try:
                 if link is None or link.silent_for > ASK_AFTER:

@@ -35,6 +35,8 @@ _LATE_COMERS = 0.2
 """Seconds that the door of a removed intercept stays open, for requests that were decided just before."""
 _GRACE = 10.0
 """Seconds that connections of a removed intercept may last."""
+_LAST_ANSWERS = 1.0
+"""Seconds that they may last when the whole session ends."""
 _FIRST_WISH_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -88,13 +90,33 @@ class Wishes:
             group.create_task(self._drain())
 
     async def close(self) -> None:
-        """End the session, its intercepts with it. Raises ``TpnetError`` when the agent cannot be told."""
+        """End the session, its intercepts with it; what is under way may yet be answered, for a moment.
+
+        Raises ``TpnetError`` when the agent cannot be told.
+        """
         try:
+            await self._withdraw()
             await self._presence.end()
         finally:
             for door in [*self._closing, *(wish.door for wish in self._wishes.values())]:
                 door.close()
             self._watch.close()
+
+    async def _withdraw(self) -> None:
+        """Remove the intercepts while there are still doors for the requests that were decided just before."""
+        standing = [wish for wish in self._wishes.values() if wish.standing]
+        with contextlib.suppress(TpnetError):  # the session's end says the same, and who cannot be told of it
+            for wish in standing:
+                with contextlib.suppress(NotThere):
+                    await asyncio.to_thread(
+                        self._control.delete_intercept, wish.intercept.name, self._presence.user
+                    )
+                wish.standing = False
+        doors = [wish.door for wish in standing]
+        for seconds in (_LATE_COMERS, *[_LAST_ANSWERS / 20] * 20):
+            if not doors or (seconds != _LATE_COMERS and not any(door.open for door in doors)):
+                break
+            await asyncio.sleep(seconds)
 
     @property
     def idle(self) -> bool:

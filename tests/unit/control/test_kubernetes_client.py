@@ -503,6 +503,10 @@ def test_nodes_are_those_that_speak_of_the_sessions_own_intercepts(control, api)
     assert control.nodes("bob-2") == set()
     assert control.standing("bob-1") == {"shop/orders-bob"}
     assert control.standing("bob-2") == set()
+    # Who may not ask any more has the last word of the watch.
+    api.refuse = {("list", "Intercept"): Refused("bob may not list intercepts.tpnet.dev in shop.")}
+    assert control.standing("bob-1") == {"shop/orders-bob"}
+    api.refuse = {}
     # A new session is the only one; what waits for one is followed on.
     control.follow_unclaimed("shop", lambda: None)
     control.follow("shop", "bob-2", told.set)

@@ -451,3 +451,19 @@ def test_the_quick_handshakes_are_for_the_first_seconds(world, monkeypatch):
         assert link.nudges - before <= 6
 
     play(world, story)
+
+
+def test_a_node_that_serves_us_again_is_met_anew(world):
+    async def story(presence):
+        world.control.agents, world.control.serving = {"n1": spec("n1")}, {"n1"}
+        world.control.changed()
+        await until(presence.links)
+        first = world.link("n1")
+        world.control.serving = set()
+        await asyncio.sleep(0.1)  # its agent lets go of us at once
+        world.control.serving = {"n1"}
+        await until(lambda: presence.links() and presence.links()["n1"] is not first)
+        assert first.forgotten
+        assert world.link("n1").started
+
+    play(world, story)

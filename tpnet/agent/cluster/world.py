@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ from tpnet.control.kubernetes.resources import (
 from tpnet.model import TargetKind, TpnetError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Callable, Coroutine
 
     from tpnet.agent.cluster.facts import Key, Object, Pod, Wish
     from tpnet.control.kubernetes.api import Api, Resource
@@ -59,6 +60,7 @@ class World:
         self._node = node
         self._changed = changed
         self._wishes: dict[str, dict[str, Wish]] = {}
+        self._far: dict[str, dict[str, tuple[str, bytes]]] = {}  # not read yet: see _intercept_changed
         self._pods: dict[Key, Pod] = {}
         self._ring = Ring()
         self._ring_is_old = False
@@ -110,7 +112,10 @@ class World:
     def view(self) -> View:
         """Everything that concerns this node."""
         self._turn_ring()
-        spaces = self._near() | {namespace for namespace, _ in (*self.owned, *self._told)}
+        spaces = self._spaces()
+        for space in spaces & self._far.keys():
+            for _, data in self._far.pop(space).values():
+                self._know(json.loads(data))
         wishes = [one for space in spaces for one in self._wishes.get(space, {}).values()]
         known = self.lookups.known
         return View(
@@ -159,6 +164,10 @@ class World:
         self.lookups.want(refs)
         self.leases.want(sessions)
 
+    def _spaces(self) -> set[str]:
+        """The namespaces whose intercepts a view shows: one of them may bar another."""
+        return self._near() | {namespace for namespace, _ in (*self.owned, *self._told)}
+
     def _near(self) -> set[str]:
         """The namespaces of this node's pods: their intercepts may concern it."""
         return {pod.namespace for pod in self._pods.values() if not pod.ended}
@@ -173,24 +182,39 @@ class World:
     # What changes.
 
     def _intercept_changed(self, key: Key, item: Object | None) -> None:
-        wish = None
+        namespace, name = key
+        concerned = namespace in self._spaces()
         self._told.discard(key)
-        if item is not None:
-            try:
-                wish = wish_of(item)
-            except TpnetError as error:
-                _log.warning("intercept %s/%s: %s", *key, error.message)
-        if wish is None:
-            self._wishes.get(key[0], {}).pop(key[1], None)
+        self._wishes.get(namespace, {}).pop(name, None)
+        self._far.get(namespace, {}).pop(name, None)
+        if item is None:
             self.owned.pop(key, None)
         else:
-            self._wishes.setdefault(key[0], {})[key[1]] = wish
-            self._own(wish)
-            if any(part.node == self._node for part in wish.report.nodes):
+            self._own(key, str(item["metadata"].get("uid", "")))
+            parts = (item.get("status") or {}).get("nodes") or ()
+            if any(part.get("node") == self._node for part in parts):
                 self._told.add(key)
-            if key in self.owned:
-                self.refresh(wish)
-        self._changed()
+            if namespace in self._spaces():
+                concerned = True
+                self._know(item)
+            else:
+                # Of these there are thousands. Reading one takes up to milliseconds; what nobody looks at is only kept.
+                self._far.setdefault(namespace, {})[name] = _packed(item)
+        if concerned:
+            self._changed()
+
+    def _know(self, item: Object) -> None:
+        """Take an intercept in that concerns this node, or is in a namespace with one that does."""
+        meta = item["metadata"]
+        try:
+            wish = wish_of(item)
+        except TpnetError as error:
+            _log.warning("intercept %s/%s: %s", meta["namespace"], meta["name"], error.message)
+            self.owned.pop((meta["namespace"], meta["name"]), None)
+            return
+        self._wishes.setdefault(wish.namespace, {})[wish.name] = wish
+        if wish.key in self.owned:
+            self.refresh(wish)
 
     def _pod_changed(self, key: Key, item: Object | None) -> None:
         before = self._pods.pop(key, None)
@@ -200,12 +224,16 @@ class World:
             self._changed()
 
     def _agent_changed(self, key: Key, item: Object | None) -> None:
+        was_there = key[1] in self.agents
         if item is None:
             self.agents.pop(key[1], None)
         else:
             self.agents[key[1]] = item.get("spec") or {}
-        self._ring_is_old = True
-        self._changed()
+        if was_there is (item is None):  # a new key or address moves nothing on the ring
+            self._ring_is_old = True
+            self._changed()
+        elif key[1] == self._node:
+            self._changed()
 
     def _slices_changed(self, service: Key) -> None:
         self.lookups.refresh(Ref(SERVICES, *service))
@@ -216,19 +244,25 @@ class World:
             self._ring_is_old = False
             self._ring.set_nodes(frozenset(self.agents))
             self.owned.clear()
-            for wish in self.every():
-                self._own(wish)
+            for namespace, space in self._wishes.items():
+                for name, wish in space.items():
+                    self._own((namespace, name), wish.uid)
+            for namespace, others in self._far.items():
+                for name, (uid, _) in others.items():
+                    self._own((namespace, name), uid)
 
-    def every(self) -> Iterable[Wish]:
-        """Every intercept of the cluster."""
-        return (wish for space in self._wishes.values() for wish in space.values())
-
-    def _own(self, wish: Wish) -> None:
-        owners = self._ring.owners(wish.uid)
+    def _own(self, key: Key, uid: str) -> None:
+        owners = self._ring.owners(uid)
         if self._node in owners:
-            self.owned[wish.key] = owners.index(self._node)
+            self.owned[key] = owners.index(self._node)
         else:
-            self.owned.pop(wish.key, None)
+            self.owned.pop(key, None)
+
+
+def _packed(item: Object) -> tuple[str, bytes]:
+    """An object's uid, and what is worth keeping of it."""
+    meta = {name: value for name, value in item["metadata"].items() if name != "managedFields"}
+    return str(meta.get("uid", "")), json.dumps({**item, "metadata": meta}).encode()
 
 
 def _read(resource: Resource, item: Object) -> Any:

@@ -449,7 +449,11 @@ class ClusterControl:
     async def _standing(self, session: str) -> set[str]:
         names = set()
         for namespace in self._copies.namespaces(session):
-            items, _ = await self.api.list(INTERCEPTS, namespace, labels=f"{SESSION_LABEL}={session}")
+            try:
+                items, _ = await self.api.list(INTERCEPTS, namespace, labels=f"{SESSION_LABEL}={session}")
+            except Refused:
+                # A right was taken away, or the whole namespace: what the watch said last is what there is.
+                items = self._copies.objects(session, namespace)
             names |= {f"{namespace}/{item['metadata']['name']}" for item in items}
         return names
 

@@ -13,7 +13,7 @@ from tpnet.control.kubernetes.informer import Informer
 from tpnet.control.kubernetes.resources import INTERCEPTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from tpnet.control.kubernetes.api import Api, Object
 
@@ -56,11 +56,14 @@ class Copies:
         """Where a session's intercepts are followed."""
         return [namespace for namespace, followed in list(self._informers) if followed == session]
 
-    def objects(self, session: str) -> Iterator[Object]:
-        """A session's intercepts, as far as they are known. Any thread may ask."""
-        for (_, followed), (informer, _) in list(self._informers.items()):
-            if followed == session:
-                yield from list(informer.objects.values())
+    def objects(self, session: str, namespace: str = "") -> list[Object]:
+        """A session's intercepts, in one namespace or all, as far as they are known. Any thread may ask."""
+        return [
+            item
+            for (where, followed), (informer, _) in list(self._informers.items())
+            if followed == session and namespace in {"", where}
+            for item in list(informer.objects.values())
+        ]
 
     async def caught_up(self, item: Object) -> None:
         """Wait, not for long, until the copy is as far as ``item``, which was read elsewhere, in what agents said."""

@@ -71,9 +71,12 @@ class Informer:
                     self.synced.set()
                 async for seen in self._watch(version):
                     version, pause = seen, FIRST_PAUSE
-            except Gone:
+            except (
+                Gone
+            ):  # all that follow are told so at once, by a restarted API server: they come back spread
                 version = ""
-                continue
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+                pause = min(pause * 2, LONGEST_PAUSE)
             except TpnetError as error:
                 self._ill(error)
                 if isinstance(error, Refused):
