@@ -108,7 +108,7 @@ lock: .venv/.dev ## pin the Python packages anew
 	done
 
 docs: .venv/.run ## write the generated part of docs/reference anew
-	@$(BIN)/python -m tpnet_cli.reference > docs/reference/cli.md
+	@$(BIN)/python -m tpnet_cli.reference docs/reference
 
 clean: ## remove what make and the tests made in this folder
 	@rm -rf .venv .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .import_linter_cache dist

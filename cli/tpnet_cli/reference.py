@@ -1,16 +1,20 @@
-"""``python -m tpnet_cli.reference``: the reference of every command as Markdown, made from the commands.
+"""``python -m tpnet_cli.reference FOLDER``: the pages of the reference that are made from the code, as Markdown.
 
-``make docs`` writes it to docs/reference/cli.md; a test compares the two. It must depend on nothing but the
-commands: no terminal, no environment.
+``make docs`` writes them to docs/reference; a test compares the two. The commands' page is made here, that of a
+cluster's objects and rights in ``tpnet_cli.reference_cluster``. It must depend on nothing but what it describes: no
+terminal, no environment.
 """
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tpnet_cli.group import cli
+from tpnet_cli.reference_cluster import objects_page, rights_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +66,13 @@ fish   _TPNET_COMPLETE=fish_source tpnet | source       in ~/.config/fish/comple
 """
 
 
-def render() -> str:
-    """The whole page."""
+def pages() -> dict[str, str]:
+    """Every page by the name of its file."""
+    return {"cli.md": commands_page(), "objects.md": objects_page(), "rbac.md": rights_page()}
+
+
+def commands_page() -> str:
+    """docs/reference/cli.md."""
     context = _context(cli, "tpnet", None)
     parts = [_HEAD]
     parts += [f"## `{path}`\n\n```\n{text}\n```\n" for path, text in _commands(cli, context)]
@@ -86,4 +95,5 @@ def _context(command: click.Command, name: str, parent: click.Context | None) ->
 
 
 if __name__ == "__main__":
-    print(render(), end="")
+    for name, text in pages().items():
+        (Path(sys.argv[1]) / name).write_text(text, encoding="utf-8")
