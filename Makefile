@@ -11,6 +11,8 @@ PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light
 TEST_PACKAGES := $(PACKAGES) haproxy wrk procps
 # What its test cluster is made of, besides Kubernetes itself, which is built from source.
 CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins nftables iptables conntrack mmdebstrap buildah
+# Tests that mostly wait; they have a cluster of their own beside the others.
+FAULTS := tests/cluster/test_faults.py tests/cluster/test_daemonset.py
 # For cluster-up: LAPTOPS=3, and DUAL=--dual, which is IPv6 beside IPv4. For cluster-down: ID=abc123.
 LAPTOPS := 2
 DUAL :=
@@ -64,7 +66,7 @@ $(BIN)/python: | packages
 demo: packages .venv/.run ## the main job end to end on this machine, without a cluster
 	@$(BIN)/tpnet lab demo
 
-test: lint type unit netns ## everything that CI runs
+test: lint type unit netns cluster ## everything that CI runs
 
 lint: .venv/.dev ## ruff, the layers, clang-format
 	@$(BIN)/ruff check -q .
@@ -86,7 +88,10 @@ cluster-packages:
 
 cluster: cluster-packages .venv/.dev ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
-	@$(BIN)/pytest -q tests/cluster
+	@echo "two clusters at once: one for faults and agents as pods, one for the rest"
+	@$(BIN)/pytest -q $(FAULTS) > .cache/faults.log 2>&1 & faults=$$!; code=0; \
+	    $(BIN)/pytest -q tests/cluster $(addprefix --ignore=,$(FAULTS)) || code=1; \
+	    wait $$faults || code=1; cat .cache/faults.log; exit $$code
 
 cluster-up: cluster-packages .venv/.dev ## bring a cluster up that stands, and say how to use it; LAPTOPS=2 DUAL=--dual
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab up --laptops $(LAPTOPS) $(DUAL)
@@ -100,6 +105,9 @@ bench: test-packages .venv/.dev ## ratios against HAProxy and nginx; writes docs
 bench-cluster: cluster-packages .venv/.dev ## how soon an intercept works on a cluster, and memory; writes docs/benchmarks-cluster.md
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
 	@$(BIN)/python tests/bench/cluster.py
+
+scale: .venv/.dev ## what a large cluster asks of agents and API server, simulated; writes docs/explanation/scale.md
+	@$(BIN)/python tests/bench/scale.py
 
 lock: .venv/.dev ## pin the Python packages anew
 	@for target in "requirements.lock:run" "requirements-dev.lock:dev"; do \

@@ -24,6 +24,7 @@ from tpnet.agent.cluster.controller import ClusterOrders
 from tpnet.agent.cluster.decide import Case
 from tpnet.agent.cluster.facts import wish_of
 from tpnet.agent.cluster.report import conclusion
+from tpnet.agent.supervisor import LOOK_EVERY
 from tpnet.control.kubernetes.convert import to_api
 from tpnet.control.kubernetes.resources import (
     ENDPOINT_SLICES,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "scale.md"
+COUNTED = ("reads", "lists", "watches", "events", "bytes", "writes")
 BEGIN, END = "<!-- measured -->", "<!-- end -->"
 
 
@@ -50,7 +52,16 @@ class Cluster:
     """The objects of a cluster of ``nodes`` nodes; each service is one developer team's, with ``replicas`` pods."""
 
     def __init__(
-        self, *, nodes=5000, sessions=1000, intercepts=10_000, services=2000, replicas=5, pods_each=30, seed=1
+        self,
+        *,
+        nodes=5000,
+        sessions=1000,
+        intercepts=10_000,
+        services=2000,
+        replicas=5,
+        pods_each=30,
+        rollout=500,
+        seed=1,
     ):
         self.server, self.random = Server(), random.Random(seed)
         self.agents = frozenset(f"node-{number}" for number in range(nodes))
@@ -82,11 +93,13 @@ class Cluster:
                 },
             )
             self.homes[service] = []
-            self.place(service, replicas)
-        self.wanted = []
+            self.place(service, rollout if service == self.services[0] else replicas)
+        self.wanted: list[Any] = []
+        self.wishes: list[Any] = []  # of the same, without a status
         for number in range(intercepts):
             space, service = self.services[number % services]
             self.wanted.append(intercept(number, space, service, number % sessions))
+            self.wishes.append(wish_of(self.wanted[-1]))
             self.conclude(number)
 
     def open_session(self, number: int) -> None:
@@ -117,7 +130,7 @@ class Cluster:
     def conclude(self, number: int, hits: int = 0) -> None:
         """Write an intercept's status as its agents do: each node's part, and what follows from all."""
         obj = self.wanted[number]
-        wish = wish_of(obj)
+        wish = self.wishes[number]
         homes = self.homes[wish.namespace, wish.spec.target.name]
         pods = defaultdict(set)
         for name, node in homes:
@@ -262,7 +275,16 @@ class Agent:
         await self.orders.prepare()
         await self.orders.begin(Parts(self.orders.book, kernel, workers, kernel, ledger, ("ebpf", ""), 0.0))
 
+        self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            self.orders.glance()
+            await self.orders.look()
+
     async def stop(self) -> None:
+        self._looking.cancel()
         for task in self.orders._tasks:
             task.cancel()
         await self.orders._cluster[1].close()
@@ -291,7 +313,10 @@ class Played:
         """One pod of the first service is replaced; the agents of both nodes write their parts, the ring's the rest."""
         self.cluster.replace(self.cluster.services[0], self.real)
         for number in range(0, len(self.cluster.wanted), len(self.cluster.services)):
+            # The parts of both nodes, and the conditions, each by another agent.
             self.cluster.conclude(number)
+            for _ in range(2):
+                self.cluster.server.put(INTERCEPTS, self.cluster.wanted[number])
 
 
 async def paced(seconds: float, rate: float, act: Callable[[], None]) -> float:
@@ -307,88 +332,90 @@ async def paced(seconds: float, rate: float, act: Callable[[], None]) -> float:
     return used
 
 
-async def cost(agents: list[Agent], seconds: float, rate: float, act: Callable[[], None]) -> dict[str, float]:
-    """What agents do and use while ``act`` is called ``rate`` times a second, a second and an agent."""
+async def cost(
+    agents: list[Agent], seconds: float, rate: float, act: Callable[[], None]
+) -> tuple[list[Any], float]:
+    """What each agent asked and heard a second while ``act`` was called at ``rate``, and the CPU of one on average."""
     await asyncio.sleep(1)
     before = [Counter(agent.client.count) for agent in agents]
     cpu, wall = time.process_time(), time.monotonic()
     played = await paced(seconds, rate, act)
     await asyncio.sleep(1)
     cpu, wall = time.process_time() - cpu - played, time.monotonic() - wall
-    total: Counter[str] = Counter()
-    for agent, was in zip(agents, before, strict=True):
-        total += agent.client.count - was
-    each = {
-        name: total[name] / len(agents) / wall
-        for name in ("reads", "lists", "watches", "events", "bytes", "writes")
-    }
-    return {**each, "cpu": cpu / wall / len(agents)}
+    counts = [agent.client.count - was for agent, was in zip(agents, before, strict=True)]
+    return [{name: count[name] / wall for name in COUNTED} for count in counts], cpu / wall / len(agents)
 
 
-def row(what: str, cluster: Cluster, found: dict[str, float]) -> str:
-    nodes = len(cluster.nodes)
-    asked = found["reads"] + found["lists"] + found["watches"]
-    per_event = found["cpu"] / found["events"] * 1e6 if found["events"] else 0.0
+def row(what: str, kinds: list[tuple[int, int]], found: tuple[list[Any], float]) -> str:
+    """A line of the table. ``kinds``: of how many agents the next so many simulated ones are."""
+    counts, cpu = found
+    total, at = Counter[str](), 0
+    for there, simulated in kinds:
+        for count in counts[at : at + simulated]:
+            total += Counter({name: value * there / simulated for name, value in count.items()})
+        at += simulated
+    agents = sum(there for there, _ in kinds)
+    asked = total["reads"] + total["lists"] + total["watches"]
+    events = total["events"] / agents
     return (
-        f"| {what} | {asked:.2f} | {found['writes']:.2f} | {found['events']:.1f} | {found['bytes'] / 1e3:.0f} | "
-        f"{asked * nodes:,.0f} | {found['writes'] * nodes:,.0f} | {found['bytes'] * nodes / 1e6:,.0f} | "
-        f"{found['cpu'] * 100:.1f} % | {per_event:.0f} |"
+        f"| {what} | {asked / agents:.2f} | {total['writes'] / agents:.3f} | {events:.0f} | "
+        f"{total['bytes'] / agents / 1e3:.0f} | {asked:,.0f} | {total['writes']:,.0f} | {total['bytes'] / 1e6:,.0f} | "
+        f"{cpu * 100:.1f} % | {cpu / events * 1e6 if events > 1 else 0:.0f} |"
     )
 
 
-async def simulate(cluster: Cluster, *, busy=3, empty=1, seconds=20.0, rollout=500) -> list[str]:
-    """The rows of the table."""
-    carrying = [node for node in cluster.nodes if cluster.placed[node]]
-    without = [node for node in cluster.nodes if not cluster.placed[node]]
-    chosen = carrying[:busy] + (without or carrying[busy:])[:empty]
-    real = set(chosen)
+async def simulate(cluster: Cluster, *, each=2, seconds=15.0, rollout_seconds=60.0) -> list[str]:
+    """The lines that go to the page: for each kind of node, ``each`` agents run."""
+    rolled = {node for _, node in cluster.homes[cluster.services[0]]}
+    groups = [
+        sorted(rolled),
+        [node for node in cluster.nodes if cluster.placed[node] and node not in rolled],
+        [node for node in cluster.nodes if not cluster.placed[node]],
+    ]
+    chosen = [node for group in groups for node in group[:each]]
+    kinds = [(len(group), len(group[:each])) for group in groups if group]
     for node in chosen:
         cluster.settle(node)
     gc.freeze()
-    agents = [Agent(cluster.server, node) for node in chosen]
-    rows = []
     began = time.process_time()
+    agents = [Agent(cluster.server, node) for node in chosen]
     for agent in agents:
         await agent.start()
     await asyncio.sleep(5)
-    started = Counter()
+    share, started = len(agents), Counter[str]()
     for agent in agents:
         started += agent.client.count
-    share = len(agents)
-    watches = (
-        sum(len(queues) for part in cluster.server.followers.values() for queues in part.values()) / share
-    )
-    rows.append(
-        f"An agent's start: {(time.process_time() - began) / share:.1f} s of CPU, {started['lists'] / share:.0f} lists, "
-        f"{started['reads'] / share:.0f} reads, {started['writes'] / share:.0f} writes; {watches:.0f} watches open afterwards."
-    )
-    played = Played(cluster, real)
-    rows += [
+    used = (time.process_time() - began) / share
+    queues = [queue for part in cluster.server.followers.values() for one in part.values() for queue in one]
+    rows = [
+        (
+            f"Simulated: {share} agents in full, of {len(cluster.nodes):,} nodes, {len(cluster.services):,} services, "
+            f"{len(cluster.wanted):,} intercepts; {len(groups[0])} nodes have a pod of the service that is rolled out."
+        ),
+        "",
+        (
+            f"An agent's start: {used:.1f} s of CPU, {started['lists'] / share:.0f} lists, {started['reads'] / share:.0f} "
+            f"reads, {started['writes'] / share:.0f} writes; {len(queues) / share:.0f} watches open afterwards."
+        ),
         "",
         "| what goes on | requests/s | writes/s | events/s | kB/s | requests/s, all | writes/s, all | MB/s, all | CPU | us an event |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    rows.append(row("nothing", cluster, await cost(agents, seconds, 0, lambda: None)))
+    played = Played(cluster, set(chosen))
+    rows.append(row("nothing", kinds, await cost(agents, seconds, 0, lambda: None)))
     for rate in (10, 100):
         found = await cost(agents, seconds, rate, played.count_hits)
-        rows.append(row(f"{rate} intercepts' counts a second change", cluster, found))
-    # A service of as many pods as are rolled out, on as many nodes, those of the agents among them.
-    service = cluster.services[0]
-    cluster.place(service, max(0, rollout - len(cluster.homes[service])))
-    await asyncio.sleep(2)
-    for number in range(0, len(cluster.wanted), len(cluster.services)):
-        cluster.conclude(number)
-    await asyncio.sleep(2)
-    found = await cost(agents, seconds, rollout / seconds, played.replace)
-    rows.append(row(f"a rollout of {rollout} pods in {seconds:.0f} s", cluster, found))
+        rows.append(row(f"{rate} intercepts' counts a second change", kinds, found))
+    pods = len(cluster.homes[cluster.services[0]])
+    found = await cost(agents, rollout_seconds, pods / rollout_seconds, played.replace)
+    rows.append(row(f"a rollout of {pods} pods in {rollout_seconds:.0f} s", kinds, found))
     for agent in agents:
         await agent.stop()
     return rows
 
 
 def main() -> None:
-    cluster = Cluster()
-    rows = asyncio.run(simulate(cluster))
+    rows = asyncio.run(simulate(Cluster()))
     text = PAGE.read_text()
     head, rest = text.split(BEGIN)
     _, tail = rest.split(END)
