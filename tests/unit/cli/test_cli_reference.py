@@ -3,6 +3,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tpnet.agent.cluster import decide, report
 from tpnet.control.kubernetes.install import manifests
@@ -101,3 +102,19 @@ def test_every_reason_that_agents_give_is_explained():
     told = {word for _, _, reason, _ in reference_cluster.REASONS for word in reason.split(", ")}
     assert given | {decide.REFUSED, decide.SESSION_GONE} == told
     assert reasons_in(decide, "Problem", 0) == {word for word, _ in reference_cluster.NODE_REASONS}
+
+
+def test_yaml_in_the_pages_on_clusters_is_what_the_definitions_take():
+    """An Intercept that a reader copies has the fields that there are."""
+    schema = KINDS[0].definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    found = []
+    for path in sorted((DOCS.parent).rglob("*.md")):
+        for block in path.read_text().split("```")[1::2]:
+            text = block.partition("\n")[2]
+            if text.startswith("apiVersion: tpnet.dev/"):
+                found += [obj for obj in yaml.safe_load_all(text) if obj["kind"] == "Intercept"]
+    assert found
+    for obj in found:
+        assert obj["apiVersion"] == "tpnet.dev/v1alpha1"
+        assert set(obj["spec"]) <= set(schema["properties"])
+        assert set(schema["required"]) <= set(obj["spec"])
