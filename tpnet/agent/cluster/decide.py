@@ -312,7 +312,10 @@ def _of_pods(view: View, wish: Wish) -> Case:
     why, total = f"No pod of {what} is ready.", 0
     if target.kind is TargetKind.POD:
         why = f"The pod {target.name} does not run." if not spots else f"The pod {target.name} is not ready."
-    elif ref in view.workloads:
+    elif ref not in view.workloads:
+        # How many pods there are in all is not known yet: those here may not be taken for the whole.
+        return Case(wish, spots, known=False, why=f"Nothing is known of {what} yet.")
+    else:
         workload = view.workloads[ref]
         total = workload.ready if workload is not None else 0
         if workload is None:
