@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tpnet.agent.cluster.decide import CONFLICT, CONFLICT_ELSEWHERE, REFUSED, SESSION_GONE
+from tpnet.agent.cluster.decide import CONFLICT, CONFLICT_ELSEWHERE, NO_SESSION, REFUSED, SESSION_GONE
 from tpnet.agent.cluster.report import ACCEPTED, READY
 from tpnet.control.kubernetes.schema import KINDS
 
@@ -47,6 +47,12 @@ REASONS = (
     ),
     (READY, "True", "Redirected", "every ready endpoint is redirected and was probed"),
     (READY, "False", f"{CONFLICT}, {REFUSED}", "it is not accepted, for this reason"),
+    (
+        READY,
+        "False",
+        NO_SESSION,
+        "it names no session, and none of its user's has taken it yet: `tpnet connect`",
+    ),
     (READY, "False", SESSION_GONE, "its session has ended, or is no longer renewed"),
     (READY, "False", "Pending", "something that it needs has not been looked at yet"),
     (
@@ -63,6 +69,7 @@ REASONS = (
 NODE_REASONS = (
     (CONFLICT, "an older intercept takes the same requests on this node"),
     (CONFLICT_ELSEWHERE, "it has lost on another node, so it is carried out on none"),
+    (NO_SESSION, "as above"),
     (REFUSED, "as above"),
     (SESSION_GONE, "as above"),
 )

@@ -364,7 +364,7 @@ def row(what: str, kinds: list[tuple[int, int]], found: tuple[list[Any], float])
     )
 
 
-async def simulate(cluster: Cluster, *, each=2, seconds=15.0, rollout_seconds=60.0) -> list[str]:
+async def simulate(cluster: Cluster, *, each=2, seconds=15.0, rollout_seconds=300.0) -> list[str]:
     """The lines that go to the page: for each kind of node, ``each`` agents run."""
     rolled = {node for _, node in cluster.homes[cluster.services[0]]}
     groups = [
@@ -407,8 +407,8 @@ async def simulate(cluster: Cluster, *, each=2, seconds=15.0, rollout_seconds=60
         found = await cost(agents, seconds, rate, played.count_hits)
         rows.append(row(f"{rate} intercepts' counts a second change", kinds, found))
     pods = len(cluster.homes[cluster.services[0]])
-    found = await cost(agents, rollout_seconds, pods / rollout_seconds, played.replace)
-    rows.append(row(f"a rollout of {pods} pods in {rollout_seconds:.0f} s", kinds, found))
+    found = await cost(agents, 2 * seconds, pods / rollout_seconds, played.replace)
+    rows.append(row(f"a rollout of {pods} pods in {rollout_seconds / 60:.0f} minutes", kinds, found))
     for agent in agents:
         await agent.stop()
     return rows

@@ -100,7 +100,7 @@ def reasons_in(module, function, place):
 def test_every_reason_that_agents_give_is_explained():
     given = reasons_in(report, "_condition", 2) - {"accepted", "case", "reason", "silent", "missing"}
     told = {word for _, _, reason, _ in reference_cluster.REASONS for word in reason.split(", ")}
-    assert given | {decide.REFUSED, decide.SESSION_GONE} == told
+    assert given | {decide.NO_SESSION, decide.REFUSED, decide.SESSION_GONE} == told
     assert reasons_in(decide, "Problem", 0) == {word for word, _ in reference_cluster.NODE_REASONS}
 
 
