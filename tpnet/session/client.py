@@ -72,11 +72,14 @@ class SessionClient:
         """
         return dict(self._call("remove", _REMOVE_SECONDS, name=name))
 
-    def quit(self) -> None:
-        """End the session and the daemon, and wait until it has gone."""
-        self._call("quit")
+    def quit(self) -> dict[str, str]:
+        """End the session and the daemon, and wait until it has gone.
+
+        Returns the intercepts that could not be removed, each with the reason: they go when the session's lease ends.
+        """
+        behind = dict(self._call("quit").get("behind") or {})
         with locked(self.paths.lock, _CALL_SECONDS, "The session daemon does not end."):
-            pass
+            return behind
 
     def _call(self, name: str, seconds: float = _CALL_SECONDS, /, **args: object) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _MAX_CALL = 1 << 20
 _LOG_BYTES = 1 << 20
 _PREDECESSOR_SECONDS = 5.0
+_QUIT_SECONDS = 3.0
+"""Seconds that who ends the session waits to hear what could not be removed."""
 _LAST_SECONDS = 12.0
 _IDLE_LOOK = 0.1
 
@@ -154,8 +156,14 @@ class Daemon:
 
     async def _call_quit(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
         del args, reader
-        asyncio.get_running_loop().call_later(0.01, self._quit.set)
-        return {}
+        behind: dict[str, str] = {}
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_QUIT_SECONDS):
+                    behind = await self._wishes.withdraw()
+        finally:
+            asyncio.get_running_loop().call_later(0.01, self._quit.set)
+        return {"behind": behind}
 
     def _info(self) -> dict[str, Any]:
         return {**self._wishes.info(), "pid": os.getpid(), "log": str(self._paths.log)}

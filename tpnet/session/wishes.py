@@ -95,28 +95,35 @@ class Wishes:
         Raises ``TpnetError`` when the agent cannot be told.
         """
         try:
-            await self._withdraw()
+            await self.withdraw()
             await self._presence.end()
         finally:
             for door in [*self._closing, *(wish.door for wish in self._wishes.values())]:
                 door.close()
             self._watch.close()
 
-    async def _withdraw(self) -> None:
-        """Remove the intercepts while there are still doors for the requests that were decided just before."""
+    async def withdraw(self) -> dict[str, str]:
+        """Remove the intercepts while there are still doors for the requests that were decided just before.
+
+        Those that cannot be removed, and why; they go with the session.
+        """
         standing = [wish for wish in self._wishes.values() if wish.standing]
-        with contextlib.suppress(TpnetError):  # the session's end says the same, and who cannot be told of it
-            for wish in standing:
-                with contextlib.suppress(NotThere):
-                    await asyncio.to_thread(
-                        self._control.delete_intercept, wish.intercept.name, self._presence.user
-                    )
+        behind: dict[str, str] = {}
+        for wish in standing:
+            name = wish.intercept.name
+            try:
+                await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
                 wish.standing = False
+            except NotThere:
+                wish.standing = False
+            except TpnetError as error:
+                behind[name] = error.message
         doors = [wish.door for wish in standing]
         for seconds in (_LATE_COMERS, *[_LAST_ANSWERS / 20] * 20):
             if not doors or (seconds != _LATE_COMERS and not any(door.open for door in doors)):
                 break
             await asyncio.sleep(seconds)
+        return behind
 
     @property
     def idle(self) -> bool:

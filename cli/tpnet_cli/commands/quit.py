@@ -26,33 +26,39 @@ def quit_(where: Where, user: str | None, output: str | None) -> None:
     console = make_console(width=UNLIMITED if is_wide(output) else None)
     me, client = where.own_session(user)
     facts: dict[str, Any] | None = None
+    behind: dict[str, str] = {}
     try:
         facts = client.info()
     except NotThere:
         pass
     else:
         with Steps(console, quiet=is_data(output)).doing("ending your session"):
-            client.quit()
+            behind = client.quit()
     if is_data(output):
         names = [entry["name"] for entry in facts["intercepts"]] if facts else []
-        write_data({"user": me, "session": facts["session"] if facts else None, "left": names}, output)
+        left = [name for name in names if name not in behind]
+        session = facts["session"] if facts else None
+        write_data({"user": me, "session": session, "left": left, "behind": behind}, output)
     elif facts is None:
         click.echo(f"{me} has no session on this computer.")
     else:
-        for line in _lines(me, facts, wide=is_wide(output)):
+        for line in _lines(me, facts, behind, wide=is_wide(output)):
             show(line, console)
 
 
-def _lines(me: str, facts: dict[str, Any], *, wide: bool) -> list[Text]:
+def _lines(me: str, facts: dict[str, Any], behind: dict[str, str], *, wide: bool) -> list[Text]:
     """What is true now. ``wide``: also what the session was, and what its intercepts had."""
     from rich.text import Text
 
     from tpnet_cli import texts
-    from tpnet_cli.terminal import OK, mark
+    from tpnet_cli.terminal import OK, WAITING, mark
 
     entries: list[dict[str, Any]] = facts["intercepts"]
-    left = f"; left {', '.join(entry['name'] for entry in entries)}" if entries else ""
+    names = [entry["name"] for entry in entries if entry["name"] not in behind]
+    left = f"; left {', '.join(names)}" if names else ""
     lines = [Text.assemble(mark(OK), f" {me}'s session is over{left}")]
+    for name, why in behind.items():
+        lines.append(Text.assemble(mark(WAITING), f" {name} goes by itself within a minute: {why}"))
     if wide:
         now = time.time()
         lasted = texts.duration(now - float(facts["started"]))

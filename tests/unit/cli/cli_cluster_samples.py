@@ -149,6 +149,7 @@ class FakeDaemon:
         self.options = None
         self.added, self.removed, self.quitted = [], [], False
         self.told = True
+        self.behind = {}
         self.agents = [dict(SESSION["agents"][0])]
         self.handler_up = True
         self.failure = None
@@ -182,3 +183,4 @@ class FakeDaemon:
 
     def quit(self):
         self.quitted = True
+        return self.behind

@@ -28,6 +28,7 @@ class FakeSession:
         self.started = False
         self.quitted = False
         self.told = True
+        self.behind = {}
         self.names = ["shop-bob", "cart-bob"]
         self.failure = None
 
@@ -60,6 +61,7 @@ class FakeSession:
 
     def quit(self):
         self.quitted = True
+        return self.behind
 
 
 @pytest.fixture
@@ -424,17 +426,32 @@ def test_quit_says_what_it_left(session, capsys):
     assert capsys.readouterr().out == "bob has no session on this computer.\n"
 
 
+def test_quit_names_what_could_not_be_removed(session, capsys):
+    session.behind = {"cart-bob": "bob may not delete intercepts.tpnet.dev in shop."}
+    assert run(["quit"]) == 0
+    said = one_line(capsys.readouterr().out)
+    assert (
+        "✓ bob's session is over; left shop-bob ! cart-bob goes by itself within a minute: bob may not"
+        in said
+    )
+
+
 def test_quit_as_data_and_wide(session, capsys):
     assert run(["quit", "-o", "wide"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "  session  bob@laptop   was on for 0 s   to 10.0.0.1:21820"
     assert lines[2] == "  left     shop-bob   to 127.0.0.1:8080   1,204 connections, 1 open"
     assert run(["quit", "-o", "json"]) == 0
-    said = {"user": "bob", "session": "bob@laptop", "left": ["shop-bob", "cart-bob"]}
+    said = {"user": "bob", "session": "bob@laptop", "left": ["shop-bob", "cart-bob"], "behind": {}}
     assert json.loads(capsys.readouterr().out) == said
     session.there = False
     assert run(["quit", "-o", "yaml"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == {"user": "bob", "session": None, "left": []}
+    assert yaml.safe_load(capsys.readouterr().out) == {
+        "user": "bob",
+        "session": None,
+        "left": [],
+        "behind": {},
+    }
 
 
 def test_every_command_with_a_result_takes_the_same_outputs():
