@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import sys
 import time
 from uuid import uuid4
@@ -237,6 +238,22 @@ REFUSED = [
     (["leave", "nope"], 5, "There is no intercept "),
     (["explain", "nope"], 5, "There is no Service nope in "),
 ]
+
+
+def test_ones_own_is_kept_from_another_computer_and_goes_on_after_the_daemon_was_killed(desk):
+    again = ["intercept", "orders", "--http-header=Coder=Bob", "-n", desk.namespace, "--name", "mine"]
+    desk.tpnet(*again)
+    other = Desk(desk.cluster, desk.namespace, desk.user, laptop=1)
+    other.machine.run("mkdir", "-p", other.folder)
+    refused = other.tpnet(*again, check=False)
+    assert refused.returncode == 4, refused.stdout + refused.stderr
+    assert f"your session {desk.user}-" in refused.stderr
+    assert "on l1 has it" in " ".join(refused.stderr.split())
+    other.tpnet("quit")
+    assert desk.answers("/", "Coder: Bob")
+    desk.machine.signal(desk.data("status", "-n", desk.namespace)["session"]["pid"], signal.SIGKILL)
+    desk.tpnet(*again)
+    wait_until(lambda: desk.answers("/", "Coder: Bob"), 5, lambda: "nothing comes")
 
 
 def test_what_is_wrong_is_said_before_a_session_starts(desk):
