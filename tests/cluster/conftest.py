@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 from kubelab import Cluster
+from policy_cast import agents, bobs, bobs_session, cast, installed, tokens
+
+# For test_policy_people.py and test_policy_agents.py.
+__all__ = ["agents", "bobs", "bobs_session", "cast", "installed", "tokens"]
 
 
 def pytest_collection_modifyitems(items):
