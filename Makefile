@@ -89,7 +89,7 @@ cluster-packages:
 cluster: cluster-packages .venv/.dev ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
 	@echo "two clusters at once: one for faults and agents as pods, one for the rest"
-	@$(BIN)/pytest -q $(FAULTS) > .cache/faults.log 2>&1 & faults=$$!; code=0; \
+	@$(BIN)/pytest -q $(FAULTS) > .cache/faults.log 2>&1 & faults=$$!; code=0; trap "kill $$faults 2>/dev/null || true" EXIT; \
 	    $(BIN)/pytest -q tests/cluster $(addprefix --ignore=,$(FAULTS)) || code=1; \
 	    wait $$faults || code=1; cat .cache/faults.log; exit $$code
 
