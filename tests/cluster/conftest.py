@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from agent_bed import Bed
 from kubelab import Cluster
 from policy_cast import agents, bobs, bobs_session, cast, installed, tokens
 
@@ -31,6 +32,17 @@ def cluster():
 def dual_cluster():
     """Two nodes and two laptops over IPv4 and IPv6."""
     yield from owned(dual=True)
+
+
+@pytest.fixture(scope="module")
+def bed(cluster):
+    """Agents on all nodes, as processes."""
+    bed = Bed(cluster)
+    try:
+        bed.start()
+        yield bed
+    finally:
+        bed.close()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from agent_bed import (
     ENV,
     INTERCEPTS,
     SESSIONS,
-    Bed,
     Developer,
     ask,
     condition,
@@ -22,16 +21,6 @@ from agent_bed import (
     wait_for,
 )
 from kubelab.tools import LabError
-
-
-@pytest.fixture(scope="module")
-def bed(cluster):
-    bed = Bed(cluster)
-    try:
-        bed.start()
-        yield bed
-    finally:
-        bed.close()
 
 
 @pytest.fixture(autouse=True)

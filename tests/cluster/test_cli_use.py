@@ -10,21 +10,10 @@ import time
 from uuid import uuid4
 
 import pytest
-from agent_bed import Bed
 from desk import TPNET, Desk, admin
 from kubelab.tools import wait_until
 
 UUID = "126a72c7-be8b-4329-af64-768e207a184b"
-
-
-@pytest.fixture(scope="module")
-def bed(cluster):
-    bed = Bed(cluster)
-    try:
-        bed.start()
-        yield bed
-    finally:
-        bed.close()
 
 
 @pytest.fixture

@@ -8,20 +8,10 @@ import signal
 import time
 
 import pytest
-from agent_bed import Bed, condition, state
+from agent_bed import condition, state
 from scene import SHOP, Scene, wait_until
 
 REFUSED = {"ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected"}
-
-
-@pytest.fixture(scope="module")
-def bed(cluster):
-    bed = Bed(cluster)
-    try:
-        bed.start()
-        yield bed
-    finally:
-        bed.close()
 
 
 @pytest.fixture

@@ -118,8 +118,8 @@ class Presence:
         return []
 
     async def claim(self, intercept: Intercept) -> None:
-        """Never called: see ``unclaimed``."""
-        raise NotImplementedError(intercept.name)
+        """Raises ``NotThere``: see ``unclaimed``."""
+        raise NotThere(f"Without a cluster no intercept waits for a session, {intercept.name} neither.")
 
     async def expect(self, intercept: Intercept) -> None:
         """An intercept is about to be made: the one agent that there is serves it."""
