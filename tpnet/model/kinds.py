@@ -107,13 +107,13 @@ class InterceptSpec:
         ),
     ] = ""
     tunnel_port: Annotated[
-        int,
+        int | None,
         About(
             "The TCP port at the session's tunnel address where its requests are taken. The session fills it in.",
-            minimum=0,
+            minimum=1,
             maximum=65535,
         ),
-    ] = 0
+    ] = None
     on_failure: Annotated[
         OnFailure,
         About(

@@ -159,7 +159,7 @@ def intercept_at(wish: Wish, spot: Spot) -> Intercept:
         headers=spec.headers,
         path=spec.path,
         handler=spec.handler,
-        tunnel_port=spec.tunnel_port,
+        tunnel_port=spec.tunnel_port or 0,
         on_failure=spec.on_failure,
         created=wish.created,
         serial=int(wish.created),
@@ -189,7 +189,7 @@ def _refusal(view: View, wish: Wish, standing: Standing) -> Problem | None:
         check_rules(spec.headers, spec.path)
     except TpnetError as error:
         return Problem(REFUSED, error.message)
-    if not spec.session:
+    if not (spec.session and spec.tunnel_port):
         return Problem(
             NO_SESSION,
             f"No session of {spec.user}'s has taken it. On {spec.user}'s computer: tpnet connect -n {namespace}",
