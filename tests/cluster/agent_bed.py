@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -110,6 +111,21 @@ class Bed:
     def log(self, node):
         return self.services[node.name].log.read_text(errors="replace")[-6000:]
 
+    def caught_up(self, seconds=60):
+        """Wait until all agents follow the API server again: one that was away is asked in growing intervals."""
+        said = re.compile(r" [WI] (\S+): (The API server|current again)")
+
+        def behind():
+            logs = [self.services[node.name].log.read_text(errors="replace") for node in self.cluster.nodes]
+            return [
+                name
+                for log in logs
+                for name, last in dict(said.findall(log)).items()
+                if last != "current again"
+            ]
+
+        wait_until(lambda: not behind(), seconds, lambda: f"agents to follow {behind()}")
+
     def stop(self, *nodes):
         for node in nodes or self.cluster.nodes:
             self.services[node.name].stop()
@@ -210,7 +226,7 @@ class Developer:
         self.process.stdout.close()
 
 
-def wait_for(what, condition, seconds=15):
+def wait_for(what, condition, seconds=40):
     """Wait until a condition holds; ``what`` says it, as a text or a function that gives one."""
     return wait_until(condition, seconds, what if callable(what) else lambda: what)
 
@@ -226,7 +242,7 @@ def condition(status, kind="Ready"):
     )
 
 
-def until(cluster, namespace, name, reason, kind="Ready", seconds=15):
+def until(cluster, namespace, name, reason, kind="Ready", seconds=40):
     """Wait for a condition's reason; the status."""
     seen = {}
 

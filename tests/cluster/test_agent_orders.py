@@ -45,7 +45,7 @@ def developer(bed):
         one.stop()
 
 
-def intercepted(cluster, namespace, name, seconds=15):
+def intercepted(cluster, namespace, name, seconds=40):
     """Wait until every endpoint is redirected and every node that has one hears the session."""
     until(cluster, namespace, name, "Redirected", seconds=seconds)
 
@@ -249,6 +249,7 @@ def test_the_api_server_away_changes_nothing_for_requests(cluster, bed, namespac
             time.sleep(0.2)
     finally:
         cluster.start_api()
+        bed.caught_up()
     back = time.monotonic()
     cluster.kubectl("-n", namespace, "scale", "deploy/orders", "--replicas=4")
     cluster.wait_ready(namespace, "app=orders", 4)

@@ -203,7 +203,7 @@ def test_leave_all_takes_what_is_ones_own_in_every_namespace_and_ends_the_sessio
         )
 
 
-def test_quit_works_while_the_api_server_is_away(desk):
+def test_quit_works_while_the_api_server_is_away(desk, bed):
     desk.tpnet("intercept", "orders", "--http-header=a=b", "-n", desk.namespace)
     desk.cluster.stop_api()
     try:
@@ -215,6 +215,7 @@ def test_quit_works_while_the_api_server_is_away(desk):
         assert "does not answer" in again.stderr
     finally:
         desk.cluster.start_api()
+        bed.caught_up()
 
 
 REFUSED = [

@@ -137,7 +137,7 @@ def test_an_agent_that_is_killed_resets_once_what_is_open_through_it(scene, bed)
 
 
 @pytest.mark.timeout(300)
-def test_the_api_server_is_away_for_two_minutes(scene):
+def test_the_api_server_is_away_for_two_minutes(scene, bed):
     began = time.monotonic()
     scene.cluster.stop_api()
     try:
@@ -146,6 +146,7 @@ def test_the_api_server_is_away_for_two_minutes(scene):
             scene.everybody_has_theirs()
     finally:
         scene.cluster.start_api()
+        bed.caught_up()
     scene.everybody_has_theirs()
     scene.check(closed=False)
     scene.scale(6, seconds=120)  # the controllers take their time until they believe it
