@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ SYNC_SECONDS = 5.0
 """Seconds that the first lists may take before the agent says that it is ready without them."""
 STEP_PAUSE = 0.02
 """Seconds between two steps at least: what changes together is taken together."""
+LEAVING_SECONDS = 10.0
+"""Seconds that a session may use the tunnel after its last intercept here: what is under way is to be answered."""
 GOODBYE_SECONDS = 2.0
 """Seconds for the last words to the API server."""
 
@@ -66,6 +69,7 @@ class ClusterOrders:
         self._tasks: list[asyncio.Task[None]] = []
         self._goodbye: asyncio.Task[None] | None = None
         self._seen: object = None
+        self._leaving: dict[str, float] = {}  # sessions that no intercept here goes to any more, since when
         self._undo = contextlib.AsyncExitStack()
         self._cluster: tuple[Api, World] | None = None
         self._running: _Running | None = None
@@ -159,9 +163,17 @@ class ClusterOrders:
         sessions = parts.sessions
         for name, entry in list(self.book.sessions.items()):
             lease = wanted.get(name)
-            if lease is None or lease.public_key != entry.session.public_key:
-                self.book.drop_session(name)
-                await sessions.drop(entry.session)
+            if lease is not None and lease.public_key == entry.session.public_key:
+                self._leaving.pop(name, None)
+                continue
+            if (
+                lease is None
+                and time.monotonic() - self._leaving.setdefault(name, time.monotonic()) < LEAVING_SECONDS
+            ):
+                continue
+            self._leaving.pop(name, None)
+            self.book.drop_session(name)
+            await sessions.drop(entry.session)
         for name, lease in wanted.items():
             if name in self.book.sessions:
                 sessions.tell(name)  # its intercepts may have other ports now
