@@ -64,9 +64,8 @@ class Wishes:
         self._wishes: dict[str, _Wish] = {}
         self._closing: dict[Forward, float] = {}
         self._kept = False
-        self._passed: dict[
-            str, str
-        ] = {}  # intercepts that wait for a session and cannot have this one, and why
+        self._passed: dict[str, str] = {}  # what waits for a session and cannot have this one, and why
+        self._ending = False
         self._untold: set[str] = set()  # removed while no agent answered
         self._lock = asyncio.Lock()
         self._next_port = FIRST_PORT
@@ -107,17 +106,19 @@ class Wishes:
 
         Those that cannot be removed, and why; they go with the session.
         """
-        standing = [wish for wish in self._wishes.values() if wish.standing]
+        self._ending = True  # from now on nothing is made again that is missing
         behind: dict[str, str] = {}
-        for wish in standing:
-            name = wish.intercept.name
-            try:
-                await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
-                wish.standing = False
-            except NotThere:
-                wish.standing = False
-            except TpnetError as error:
-                behind[name] = error.message
+        async with self._lock:
+            standing = [wish for wish in self._wishes.values() if wish.standing]
+            for wish in standing:
+                name = wish.intercept.name
+                try:
+                    await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
+                    wish.standing = False
+                except NotThere:
+                    wish.standing = False
+                except TpnetError as error:
+                    behind[name] = error.message
         doors = [wish.door for wish in standing]
         for seconds in (_LATE_COMERS, *[_LAST_ANSWERS / 20] * 20):
             if not doors or (seconds != _LATE_COMERS and not any(door.open for door in doors)):
@@ -305,7 +306,7 @@ class Wishes:
 
     async def _compare(self) -> None:
         """After a renewal: create what is missing, and let go of what was removed at the agent, or here."""
-        if self._lock.locked() or not (self._wishes or self._untold or self._kept):
+        if self._ending or self._lock.locked() or not (self._wishes or self._untold or self._kept):
             return
         async with self._lock:
             for draft in await self._presence.unclaimed():

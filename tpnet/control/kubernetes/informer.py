@@ -71,9 +71,8 @@ class Informer:
                     self.synced.set()
                 async for seen in self._watch(version):
                     version, pause = seen, FIRST_PAUSE
-            except (
-                Gone
-            ):  # all that follow are told so at once, by a restarted API server: they come back spread
+            except Gone:
+                # All that follow are told so at once, by an API server that has restarted: they come back spread.
                 version = ""
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
                 pause = min(pause * 2, LONGEST_PAUSE)
