@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tpnet.control.kubernetes.options import ClusterOptions
 
 _LOOK_EVERY = 0.02
+_LONGEST = 107
+"""Bytes of a socket's path: unix(7), ``sun_path`` less its last, empty one."""
 _ODD = re.compile(r"[^A-Za-z0-9_.@+-]+")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63}")
 
@@ -55,6 +57,11 @@ class Paths:
 
     def make_folder(self) -> None:
         """Make the folder (0700) if it is not there. Raises ``TpnetError`` when that cannot be, or it is another's."""
+        if (length := len(os.fsencode(self.socket))) > _LONGEST:
+            raise InvalidInput(
+                f"The path {self.socket} is too long for a socket: {length} bytes, where {_LONGEST} are allowed.",
+                "Name a folder of a shorter path with TPNET_RUN_DIR or XDG_RUNTIME_DIR.",
+            )
         try:
             self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except PermissionError as error:

@@ -22,6 +22,14 @@ for _ in range(int(sys.argv[3])):
 """
 
 
+def test_a_path_that_no_socket_can_have_is_said_before_anything_is_made(tmp_path):
+    deep = tmp_path / ("d" * (108 - len(str(tmp_path / "sessions" / "bob.sock")) - 1))
+    with pytest.raises(InvalidInput, match="too long for a socket: 108 bytes, where 107 are allowed"):
+        Paths.of(deep, "bob").make_folder()
+    assert not deep.exists()
+    Paths.of(deep.parent / deep.name[1:], "bob").make_folder()
+
+
 def test_paths_are_only_names(tmp_path):
     paths = Paths.of(tmp_path / "run", "bob")
     assert paths.socket == tmp_path / "run" / "sessions" / "bob.sock"

@@ -1,0 +1,173 @@
+"""An Intercept object made, or one's own of before taken over, and followed until the agents have had their say.
+
+``tpnet.control.kubernetes.client`` calls ``create``. It must never change an object of somebody else's, nor leave one
+behind that it made for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from tpnet.control.kubernetes.convert import from_api
+from tpnet.control.kubernetes.copies import SESSION_LABEL
+from tpnet.control.kubernetes.names import COMPUTER, MANAGER_CLIENT
+from tpnet.control.kubernetes.resources import INTERCEPTS, SESSIONS, SYSTEM_NAMESPACE
+from tpnet.control.kubernetes.targets import split_name
+from tpnet.control.kubernetes.view import objects_of, status_of, unix_time
+from tpnet.model import Conflict, InterceptSpec, NotThere, Refused, SessionSpec, TpnetError
+
+if TYPE_CHECKING:
+    from tpnet.control.kubernetes.api import Api, Object
+    from tpnet.model import Intercept
+
+READY_SECONDS = 10.0
+"""Seconds that ``create`` waits for the agents; afterwards it gives what they have said until then."""
+NOBODY_SECONDS = 3.0
+"""Seconds that it waits when no agent has said anything, or there is no endpoint."""
+
+
+async def create(api: Api, user: str, intercept: Intercept) -> Object:
+    """The Intercept object when it is Ready, or has had its time. ``intercept.name`` is ``namespace/name``.
+
+    Raises ``Conflict`` when somebody, or one's own living session elsewhere, has it already; what the agents refuse it
+    with; ``NotThere`` without its namespace.
+    """
+    namespace, name = split_name(intercept.name)
+    obj = objects_of(intercept, {SESSION_LABEL: intercept.session})
+    new = True
+    try:
+        made = await api.create(INTERCEPTS, obj, manager=MANAGER_CLIENT)
+    except Conflict:
+        made = await _take_over(api, user, obj)
+        new = False
+    except NotThere as error:
+        if f'namespaces "{namespace}" not found' in error.message:
+            raise NotThere(
+                f"There is no namespace {namespace}.", "kubectl get namespaces lists them."
+            ) from error
+        raise
+    try:
+        return await _settled(api, user, made)
+    except BaseException:
+        if new:
+            await api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
+        raise
+
+
+async def _take_over(api: Api, user: str, obj: Object) -> Object:
+    """One's own of the same name and content, left by a session that is no more, goes to the new session."""
+    namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
+    there = await api.get(INTERCEPTS, name, namespace)
+    spec, wanted = there["spec"], obj["spec"]
+    movable = ("session", "tunnelPort", "handler")
+    as_is = (*movable, *(() if "port" in wanted else ("port",)))  # a port by its name is not known here
+    moved = {**wanted, **{key: spec[key] for key in as_is if key in spec}}
+    same = from_api(InterceptSpec, spec) == from_api(InterceptSpec, moved)
+    if spec["user"] != user or not same:
+        whose = "You have" if spec["user"] == user else f"{spec['user']} has"
+        raise Conflict(
+            f"{whose} an intercept named {name} in {namespace} already.",
+            "Choose another name with --name"
+            + (f", or end that one: tpnet leave {name}" if spec["user"] == user else "."),
+        )
+    holder = spec.get("session", "")
+    if holder not in {"", wanted["session"]} and (where := await _lives_elsewhere(api, holder)):
+        raise Conflict(
+            f"You have an intercept named {name} in {namespace} already: your session {holder} on {where} has it.",
+            f"End it there, or from here: tpnet leave {name}; or choose another name with --name.",
+        )
+    patch = {
+        "metadata": {"labels": obj["metadata"]["labels"]},
+        "spec": {key: wanted[key] for key in movable if key in wanted},
+    }
+    return await api.merge(INTERCEPTS, name, namespace, patch)
+
+
+async def _lives_elsewhere(api: Api, session: str) -> str:
+    """The computer whose daemon renews that session of this user; empty when it is this one, or none does."""
+    try:
+        # Developers may not read sessions. A change of nothing shows its owner the session all the same.
+        there = await api.merge(SESSIONS, session, SYSTEM_NAMESPACE, {})
+    except NotThere:
+        return ""
+    lease = from_api(SessionSpec, there["spec"])
+    if unix_time(lease.renew_time) + lease.lease_seconds < time.time():
+        return ""
+    computer = str(there["metadata"].get("annotations", {}).get(COMPUTER, "another computer"))
+    return "" if computer == socket.gethostname() else computer
+
+
+async def _settled(api: Api, user: str, made: Object) -> Object:
+    """The object when it is Ready, or has had its time. Raises what the agents refuse it with."""
+    meta = made["metadata"]
+    generation, started = meta["generation"], time.monotonic()
+    version, latest = meta["resourceVersion"], made
+    while True:
+        status = status_of(latest)
+        if refused := refusal(latest, generation):
+            if isinstance(refused, Conflict) and (
+                own := await _own_rival(api, user, latest, refused.message)
+            ):
+                refused = Conflict(refused.message, f"It is your own: tpnet leave {own} ends it.")
+            raise refused
+        silent = not (latest.get("status") or {}).get("nodes")
+        patience = NOBODY_SECONDS if silent else READY_SECONDS
+        left = started + patience - time.monotonic()
+        # Each agent says by itself what it sees: the condition may be a step ahead of some node's part.
+        counted = (latest.get("status") or {}).get("redirected", "")
+        if left <= 0 or (_is_ready(latest, generation) and counted == f"{status.ready}/{status.total}"):
+            return latest
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left):
+                latest = await _next(api, meta["namespace"], meta["name"], version) or latest
+        version = latest["metadata"]["resourceVersion"]
+
+
+async def _own_rival(api: Api, user: str, refused: Object, why: str) -> str:
+    """This user's own intercept that ``why`` tells of; empty when it tells of another's."""
+    namespace = refused["metadata"]["namespace"]
+    items: list[Object] = []
+    with contextlib.suppress(Refused):
+        items, _ = await api.list(INTERCEPTS, namespace)
+    own = (f"{namespace}/{item['metadata']['name']}" for item in items if item["spec"]["user"] == user)
+    return next((name for name in own if f"intercept {name}," in why), "")
+
+
+async def _next(api: Api, namespace: str, name: str, version: str) -> Object | None:
+    """The object at its next change."""
+    events = api.watch(
+        INTERCEPTS, version, namespace, fields=f"metadata.name={name}", seconds=int(READY_SECONDS)
+    )
+    async with contextlib.aclosing(events):
+        async for kind, item in events:
+            if kind == "DELETED":
+                raise NotThere(f"The intercept {name} was removed while it was being made.")
+            if kind != "BOOKMARK":
+                return item
+    return None
+
+
+def refusal(obj: Object, generation: int) -> TpnetError | None:
+    """Why the agents do not take an Intercept, if they say so of this ``generation``."""
+    for condition in (obj.get("status") or {}).get("conditions") or ():
+        if condition["type"] == "Accepted" and condition["status"] == "False":
+            if condition.get("observedGeneration", generation) < generation:
+                continue
+            message = condition["message"]
+            if condition["reason"] == "Conflict":
+                return Conflict(message, "Use another value, or --http-header=auto for one of your own.")
+            return Refused(message)
+    return None
+
+
+def _is_ready(obj: Object, generation: int) -> bool:
+    return any(
+        condition["type"] == "Ready"
+        and condition["status"] == "True"
+        and condition.get("observedGeneration", generation) >= generation
+        for condition in (obj.get("status") or {}).get("conditions") or ()
+    )
