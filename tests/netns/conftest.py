@@ -1,10 +1,19 @@
 """Fixtures for tests that need root and network namespaces."""
 
 import contextlib
+import tempfile
+from pathlib import Path
 
 import pytest
 from agent_lab import Agent
 from podnet import PodNet
+
+
+@pytest.fixture
+def labs():
+    """A folder for labs; of a short path, as sockets are in it."""
+    with tempfile.TemporaryDirectory(prefix="tpnet-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

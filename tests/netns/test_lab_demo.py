@@ -13,8 +13,8 @@ TPNET = [sys.executable, "-m", "tpnet_cli"]
 
 
 @pytest.fixture
-def env(tmp_path):
-    return {**os.environ, "TPNET_LAB_DIR": str(tmp_path / "labs"), "COLUMNS": "100", "NO_COLOR": "1"}
+def env(labs):
+    return {**os.environ, "TPNET_LAB_DIR": str(labs), "COLUMNS": "100", "NO_COLOR": "1"}
 
 
 def lab_in(env):

@@ -36,8 +36,8 @@ def everything_of(name):
 
 
 @pytest.fixture
-def paths(monkeypatch, tmp_path):
-    monkeypatch.setenv("TPNET_LAB_DIR", str(tmp_path / "labs"))
+def paths(monkeypatch, labs):
+    monkeypatch.setenv("TPNET_LAB_DIR", str(labs))
     paths = lab_paths(f"t{uuid4().hex[:6]}")
     yield paths
     if paths.record.exists():

@@ -26,11 +26,11 @@ def plain(text):
 
 
 @pytest.mark.slow
-def test_the_tutorial_s_commands_do_what_it_shows(tmp_path):
+def test_the_tutorial_s_commands_do_what_it_shows(labs):
     name = f"t{uuid4().hex[:6]}"
     env = {
         **os.environ,
-        "TPNET_LAB_DIR": str(tmp_path / "labs"),
+        "TPNET_LAB_DIR": str(labs),
         "COLUMNS": "100",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
@@ -54,7 +54,7 @@ def test_the_tutorial_s_commands_do_what_it_shows(tmp_path):
             assert done.returncode == (4 if "✗" in expected else 0)
             played += 1
     finally:
-        if (tmp_path / "labs" / name).exists():
+        if (labs / name).exists():
             subprocess.run(
                 ["tpnet", "lab", "down", "--name", name], env=env, check=True, stdout=subprocess.DEVNULL
             )

@@ -168,8 +168,9 @@ def test_an_ambiguous_container_is_refused(container):
         resolve_targets(f"container/{beginning}")
 
 
-@pytest.mark.parametrize("text", [f"pid/{os.getpid()}", "/proc/self/ns/net", f"/proc/{os.getpid()}/ns/net"])
+@pytest.mark.parametrize("text", ["pid/{}", "/proc/self/ns/net", "/proc/{}/ns/net"])
 def test_the_hosts_namespace_is_refused_with_the_reason(text):
+    text = text.format(os.getpid())
     with pytest.raises(Refused, match="own network namespace") as refused:
         resolve_targets(text)
     assert "hostNetwork" in refused.value.hint
