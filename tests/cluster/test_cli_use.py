@@ -113,6 +113,10 @@ def test_list_status_watch_and_explain_tell_the_same_story(desk):
     assert name in desk.tpnet("watch", name, "--once", *place).stdout
     assert name in desk.tpnet("list", *place, "-l", "tpnet.dev/session").stdout
     assert name not in desk.tpnet("list", *place, "-l", "no=such").stdout
+    # The first requests are counted while somebody looks, not half a minute later.
+    desk.serve(9999)
+    wait_until(lambda: desk.answers("/", "Coder: Bob"), 5, lambda: "nothing comes")
+    wait_until(lambda: desk.data("list", *place)[0]["hits"] > 0, 12, lambda: str(desk.data("list", *place)))
 
 
 INTERCEPT = """

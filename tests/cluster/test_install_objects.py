@@ -9,6 +9,7 @@ from kubelab.tools import wait_until
 from who import admin, person
 
 from tpnet.control.kubernetes.api import Api
+from tpnet.control.kubernetes.client import ClusterOptions, connect
 from tpnet.control.kubernetes.grant import Subject, bindings, grant, revoke
 from tpnet.control.kubernetes.install import (
     KINDS,
@@ -68,6 +69,17 @@ def test_a_preview_changes_nothing(empty):
     assert call(empty, intercepted) == []
     with pytest.raises(NotThere):
         call(empty, rollout)
+
+
+def test_who_has_no_rights_is_told_that_there_is_nothing_to_have_rights_to(empty):
+    call(empty, uninstall)
+    config = empty.kubeconfig("eve", ["system:authenticated"], at="host")
+    with connect(ClusterOptions(str(config))) as control:
+        with pytest.raises(NotThere, match="tpnet is not installed in this cluster"):
+            control.status()
+        call(empty, apply, manifests())
+        with pytest.raises(Refused, match="eve may not list intercepts"):
+            control.status()
 
 
 def test_installing_twice_changes_nothing_the_second_time(empty):

@@ -131,7 +131,9 @@ def _ask(control: ClusterControl) -> None:
             "Nobody can be asked whether tpnet is to be removed.", "With --yes it is not asked."
         )
     version = control.call(work.installed_version)
-    click.confirm(f"Remove tpnet {version} from {control.server}?".replace("  ", " "), abort=True, err=True)
+    if not click.confirm(f"Remove tpnet {version} from {control.server}?".replace("  ", " "), err=True):
+        click.echo("Nothing was removed.", err=True)
+        raise click.Abort
 
 
 def _ending(intercepts: Sequence[Object]) -> list[str]:

@@ -65,6 +65,8 @@ def problems_of(item: InterceptStatus) -> list[str]:
 
 def ends_problems(item: InterceptStatus) -> list[str]:
     """What is wrong at the developer's end, apart from the targets."""
+    if not item.session_up and not item.ready and item.problems:
+        return []  # nothing would go there, and why has been said
     if not item.session_up:
         return [f"{item.intercept.user}'s session does not answer; {_meanwhile(item)}"]
     if not item.handler_up:

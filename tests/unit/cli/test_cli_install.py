@@ -125,7 +125,9 @@ def test_uninstall_names_what_ends_and_asks(work, capsys, monkeypatch):
         monkeypatch.setattr("click.termui.visible_prompt_func", lambda _text, answer=answer: answer)
         assert run(["uninstall"]) == code
         assert ("uninstall" in work) is done
-    assert "✓ removed   tpnet is gone: 2 objects" in capsys.readouterr().out
+        shown = capsys.readouterr()
+        assert ("Nothing was removed." in shown.err) is not done
+    assert "✓ removed   tpnet is gone: 2 objects" in shown.out
 
 
 def test_uninstall_of_nothing_is_no_failure(work, capsys):

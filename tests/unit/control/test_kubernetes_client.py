@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tpnet.control.kubernetes import client as client_module
+from tpnet.control.kubernetes import create as create_module
 from tpnet.control.kubernetes.api import Unreachable
 from tpnet.control.kubernetes.client import connect
 from tpnet.control.kubernetes.copies import SESSION_LABEL
@@ -48,6 +49,7 @@ class FakeApi:
         self.objects, self.watchers, self.version = {}, [], 0
         self.agent = lambda obj: None
         self.refuse = {}
+        self.installed = True
         self.closed = False
 
     def put(self, resource, obj, kind="ADDED"):
@@ -88,6 +90,9 @@ class FakeApi:
 
     async def close(self):
         self.closed = True
+
+    async def serves(self, resource):
+        return self.installed
 
     async def get(self, resource, name, namespace=""):
         self._look("get", resource)
@@ -195,8 +200,8 @@ def api(monkeypatch):
         return fake
 
     monkeypatch.setattr(client_module, "Api", SimpleNamespace(from_kubeconfig=from_kubeconfig))
-    monkeypatch.setattr(client_module, "READY_SECONDS", 1.0)
-    monkeypatch.setattr(client_module, "NOBODY_SECONDS", 0.2)
+    monkeypatch.setattr(create_module, "READY_SECONDS", 1.0)
+    monkeypatch.setattr(create_module, "NOBODY_SECONDS", 0.2)
     return fake
 
 
@@ -253,6 +258,15 @@ def test_a_cluster_that_does_not_know_our_kinds_says_so(control, api):
     for ask in (control.info, lambda: control.begin_session(KEY)):
         with pytest.raises(NotThere, match="tpnet is not installed in this cluster"):
             ask()
+
+
+def test_a_missing_right_to_what_there_is_not_is_not_what_is_missing(control, api):
+    api.refuse = {("list", "NodeAgent"): Refused("bob may not list nodeagents.")}
+    with pytest.raises(Refused, match="bob may not list"):
+        control.info()
+    api.installed = False
+    with pytest.raises(NotThere, match="tpnet is not installed in this cluster"):
+        control.info()
 
 
 def test_a_service_has_its_ports_and_their_names(control, api):
@@ -357,6 +371,23 @@ def test_a_refused_intercept_is_not_left_behind(control, api, reason, error):
     with pytest.raises(error, match="alice's orders-a takes them"):
         control.create_intercept(intercept())
     assert not [key for key in api.objects if key[0] == "Intercept"]
+
+
+def test_ones_own_that_is_in_the_way_is_named(control, api):
+    api.agent = ready
+    control.create_intercept(intercept())
+    for whose, hint in (
+        ("bob", "It is your own: tpnet leave shop/orders-bob ends it."),
+        ("alice", "Use another value"),
+    ):
+        message = f"{whose}'s intercept shop/orders-{whose}, which is older, already takes everything."
+        api.agent = lambda obj, message=message: ready(
+            obj, "False", kind="Accepted", reason="Conflict", message=message
+        )
+        with pytest.raises(Conflict) as caught:
+            control.create_intercept(intercept(name="shop/another"))
+        assert caught.value.message == message
+        assert caught.value.hint.startswith(hint)
 
 
 def test_an_intercept_that_is_removed_meanwhile_says_so(control, api):

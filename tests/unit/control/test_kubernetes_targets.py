@@ -214,18 +214,26 @@ def test_each_endpoint_that_is_missing_has_its_sentence():
                 part(
                     "n2",
                     0,
-                    1,
-                    endpoints=[{"pod": "orders-7d", "port": 80, "ready": False, "reason": "nothing listens"}],
-                    message="the session does not answer",
+                    6,
+                    endpoints=[
+                        {"pod": pod, "port": 80, "ready": False, "reason": why}
+                        for pod, why in {
+                            **dict.fromkeys("abcde", "nothing listens"),
+                            "f": "it has ended",
+                        }.items()
+                    ],
+                    message="a: nothing listens",
                 ),
+                part("n3", 0, 1, message="The agent on this node is ending."),
             ],
-            conditions=[condition("Ready", "False", "Partly", "1 of 2 are redirected.")],
+            conditions=[condition("Ready", "False", "Partly", "1 of 8 are redirected.")],
         )
     )
-    assert (status.ready, status.total, status.session_up) == (1, 2, False)
+    assert (status.ready, status.total, status.session_up) == (1, 8, False)
     assert status.problems == (
-        "node n2: the session does not answer",
-        "node n2: pod orders-7d: nothing listens",
+        "node n2: pods a, b, c and 2 more: nothing listens",
+        "node n2: pod f: it has ended",
+        "node n3: The agent on this node is ending.",
     )
 
 

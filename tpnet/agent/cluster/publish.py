@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 HITS_EVERY = 30.0
 """Seconds between two writes of nothing but a higher count."""
+FIRST_HITS, FIRST_HITS_EVERY = 20, 2.0
+"""So many hits are told of sooner: somebody has just made the intercept, and looks whether it works."""
 TURN = 10.0
 """Seconds that each agent waits for the one before it, by its rank on the ring."""
 ORPHAN_SECONDS = 30.0
@@ -168,7 +170,8 @@ class Publisher:
         where = "part", wish.key, wish.uid
         if part is not None and seen is not None:
             counted = replace(part, hits=seen.hits, last_hit=seen.last_hit)
-            if counted == seen and time.monotonic() - self.writer.written_at(where) < HITS_EVERY:
+            every = FIRST_HITS_EVERY if seen.hits < FIRST_HITS else HITS_EVERY
+            if counted == seen and time.monotonic() - self.writer.written_at(where) < every:
                 return
         uncounted = part and replace(part, hits=0, last_hit="")
         self.writer.put(where, uncounted, lambda: self._apply_part(wish, part))
@@ -222,7 +225,7 @@ class Publisher:
         name = wish.spec.session
         if rank is None or case.session not in {LeaseState.OVER, LeaseState.GONE}:
             return
-        if self.heard_somewhere(outcome)(name):
+        if case.session is LeaseState.OVER and self.heard_somewhere(outcome)(name):
             return
         wait = rank * TURN + (ORPHAN_SECONDS if case.session is LeaseState.GONE else 0.0)
         if self._world.leases.ended_for(name) < wait:

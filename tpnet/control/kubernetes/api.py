@@ -149,6 +149,16 @@ class Api:
         """One object. Raises ``NotThere``, ``Refused``, ``TpnetError``."""
         return await self._ask("GET", resource.path(namespace, name))
 
+    async def serves(self, resource: Resource) -> bool:
+        """Whether there is such a kind here, as anybody may ask who has no right to its objects."""
+        try:
+            answer = await self._ask("GET", f"/apis/{resource.api_version}")
+        except Unreachable:
+            raise
+        except NotThere:
+            return False
+        return any(one["name"] == resource.plural for one in answer.get("resources") or ())
+
     async def list(
         self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "", limit: int = 0
     ) -> tuple[list[Object], str]:

@@ -20,7 +20,8 @@ from tpnet.control.dry_run import explain_head, request_head
 from tpnet.control.kubernetes.api import Api
 from tpnet.control.kubernetes.convert import from_api, to_api
 from tpnet.control.kubernetes.copies import SESSION_LABEL, Copies, nodes_of
-from tpnet.control.kubernetes.names import MANAGER_CLIENT, session_name
+from tpnet.control.kubernetes.create import create, refusal
+from tpnet.control.kubernetes.names import COMPUTER, MANAGER_CLIENT, session_name
 from tpnet.control.kubernetes.options import ClusterOptions
 from tpnet.control.kubernetes.resources import (
     INTERCEPTS,
@@ -39,11 +40,10 @@ from tpnet.control.kubernetes.targets import (
     ports_of,
     split_name,
 )
-from tpnet.control.kubernetes.view import model_intercept, objects_of, status_of, target_statuses, unix_time
+from tpnet.control.kubernetes.view import model_intercept, status_of, target_statuses
 from tpnet.model import (
     AgentStatus,
     Conflict,
-    InterceptSpec,
     InvalidInput,
     NodeAgentSpec,
     NotThere,
@@ -65,14 +65,6 @@ if TYPE_CHECKING:
 __all__ = ["ClusterControl", "ClusterOptions", "connect"]
 
 T = TypeVar("T")
-
-READY_SECONDS = 10.0
-"""Seconds that ``create_intercept`` waits for the agents; afterwards it says what they have said until then."""
-NOBODY_SECONDS = 3.0
-"""Seconds that it waits when no agent has said anything, or there is no endpoint."""
-
-COMPUTER = "tpnet.dev/computer"
-"""The annotation of a Session with the host name of the computer that its daemon runs on, for people."""
 
 
 def connect(options: ClusterOptions) -> ClusterControl:
@@ -179,11 +171,14 @@ class ClusterControl:
         return {item["metadata"]["name"]: from_api(NodeAgentSpec, item["spec"]) for item in items}
 
     async def _installed(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """What a coroutine gives that asks for kinds of ours. A 404 for the kind itself gets its own sentence."""
+        """What a coroutine gives that asks for kinds of ours. That there are none gets its own sentence."""
         try:
             return await coroutine
-        except NotThere as error:
-            if "could not find the requested resource" in error.message or "page not found" in error.message:
+        except (NotThere, Refused) as error:
+            # Of a kind that there is not, whoever has no right to it is told of the missing right.
+            missing = isinstance(error, Refused) and not await self.api.serves(INTERCEPTS)
+            missing |= "could not find the requested resource" in error.message
+            if missing or "page not found" in error.message:
                 raise NotThere(
                     "tpnet is not installed in this cluster.", "An admin installs it: tpnet install"
                 ) from error
@@ -332,105 +327,12 @@ class ClusterControl:
         See ``Control``. ``intercept.name`` is ``namespace/name``, ``target`` as ``resolve`` takes it, ``port`` 0 for
         the only one.
         """
-        return self._run(self._create(intercept))
+        return status_of(self._run(self._create(intercept)))
 
-    async def _create(self, intercept: Intercept) -> InterceptStatus:
-        namespace, name = split_name(intercept.name)
-        obj = objects_of(intercept, {SESSION_LABEL: intercept.session})
-        new = True
-        try:
-            made = await self._installed(self.api.create(INTERCEPTS, obj, manager=MANAGER_CLIENT))
-        except Conflict:
-            made = await self._take_over(namespace, name, obj)
-            new = False
-        except NotThere as error:
-            if f'namespaces "{namespace}" not found' in error.message:
-                raise NotThere(
-                    f"There is no namespace {namespace}.", "kubectl get namespaces lists them."
-                ) from error
-            raise
-        try:
-            latest = await self._wait(made)
-        except BaseException:
-            if new:
-                await self.api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
-            raise
-        await self._copies.caught_up(latest)
-        return status_of(latest)
-
-    async def _take_over(self, namespace: str, name: str, obj: Object) -> Object:
-        """One's own of the same name and content, left by a session that is no more, goes to the new session."""
-        there = await self.api.get(INTERCEPTS, name, namespace)
-        spec, wanted = there["spec"], obj["spec"]
-        movable = ("session", "tunnelPort", "handler")
-        as_is = (*movable, *(() if "port" in wanted else ("port",)))  # a port by its name is not known here
-        moved = {**wanted, **{key: spec[key] for key in as_is if key in spec}}
-        same = from_api(InterceptSpec, spec) == from_api(InterceptSpec, moved)
-        if spec["user"] != self.user or not same:
-            whose = "You have" if spec["user"] == self.user else f"{spec['user']} has"
-            raise Conflict(
-                f"{whose} an intercept named {name} in {namespace} already.",
-                "Choose another name with --name"
-                + (f", or end that one: tpnet leave {name}" if spec["user"] == self.user else "."),
-            )
-        holder = spec.get("session", "")
-        if holder not in {"", wanted["session"]} and (where := await self._lives_elsewhere(holder)):
-            raise Conflict(
-                f"You have an intercept named {name} in {namespace} already: your session {holder} on {where} has it.",
-                f"End it there, or from here: tpnet leave {name}; or choose another name with --name.",
-            )
-        patch = {
-            "metadata": {"labels": obj["metadata"]["labels"]},
-            "spec": {key: wanted[key] for key in movable if key in wanted},
-        }
-        return await self.api.merge(INTERCEPTS, name, namespace, patch)
-
-    async def _lives_elsewhere(self, session: str) -> str:
-        """The computer whose daemon renews that session of this user; empty when it is this one, or none does."""
-        try:
-            # Developers may not read sessions. A change of nothing shows its owner the session all the same.
-            there = await self.api.merge(SESSIONS, session, SYSTEM_NAMESPACE, {})
-        except NotThere:
-            return ""
-        lease = from_api(SessionSpec, there["spec"])
-        if unix_time(lease.renew_time) + lease.lease_seconds < time.time():
-            return ""
-        computer = str(there["metadata"].get("annotations", {}).get(COMPUTER, "another computer"))
-        return "" if computer == socket.gethostname() else computer
-
-    async def _wait(self, made: Object) -> Object:
-        """The object when it is Ready, or has had its time. Raises what the agents refuse it with."""
-        meta = made["metadata"]
-        generation, started = meta["generation"], time.monotonic()
-        version, latest = meta["resourceVersion"], made
-        while True:
-            status = status_of(latest)
-            if refusal := _refusal(latest, generation):
-                raise refusal
-            silent = not (latest.get("status") or {}).get("nodes")
-            patience = NOBODY_SECONDS if silent else READY_SECONDS
-            left = started + patience - time.monotonic()
-            # Each agent says by itself what it sees: the condition may be a step ahead of some node's part.
-            counted = (latest.get("status") or {}).get("redirected", "")
-            if left <= 0 or (_is_ready(latest, generation) and counted == f"{status.ready}/{status.total}"):
-                return latest
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    latest = await self._next(meta["namespace"], meta["name"], version) or latest
-            version = latest["metadata"]["resourceVersion"]
-
-    async def _next(self, namespace: str, name: str, version: str) -> Object | None:
-        """The object at its next change."""
-        events = self.api.watch(
-            INTERCEPTS, version, namespace, fields=f"metadata.name={name}", seconds=int(READY_SECONDS)
-        )
-        async with contextlib.aclosing(events):
-            async for kind, item in events:
-                if kind == "DELETED":
-                    raise NotThere(f"The intercept {name} was removed while it was being made.")
-                if kind != "BOOKMARK":
-                    return item
-        return None
+    async def _create(self, intercept: Intercept) -> Object:
+        made = await self._installed(create(self.api, self.user, intercept))
+        await self._copies.caught_up(made)
+        return made
 
     def delete_intercept(self, name: str, user: str, force: bool = False) -> dict[str, int]:
         """See ``Control``. Whose it is, the API server knows."""
@@ -485,7 +387,7 @@ class ClusterControl:
             item
             for item in self._run(self._list())
             if item["spec"]["target"] == to_api(ref)
-            and not _refusal(item, item["metadata"]["generation"])
+            and not refusal(item, item["metadata"]["generation"])
             and item["metadata"].get("namespace") == self.namespace
         ]
         statuses = {status.intercept.name: status for status in map(status_of, items)}
@@ -504,28 +406,6 @@ class ClusterControl:
 
         here = [one for one in found if one.port == number]
         return explain_head(here, head, why_not, f"no intercept stands on port {number}")
-
-
-def _refusal(obj: Object, generation: int) -> TpnetError | None:
-    """Why the agents do not take it, if they say so."""
-    for condition in (obj.get("status") or {}).get("conditions") or ():
-        if condition["type"] == "Accepted" and condition["status"] == "False":
-            if condition.get("observedGeneration", generation) < generation:
-                continue
-            message = condition["message"]
-            if condition["reason"] == "Conflict":
-                return Conflict(message, "Use another value, or --http-header=auto for one of your own.")
-            return Refused(message)
-    return None
-
-
-def _is_ready(obj: Object, generation: int) -> bool:
-    return any(
-        condition["type"] == "Ready"
-        and condition["status"] == "True"
-        and condition.get("observedGeneration", generation) >= generation
-        for condition in (obj.get("status") or {}).get("conditions") or ()
-    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:

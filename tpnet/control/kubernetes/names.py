@@ -36,6 +36,9 @@ MANAGER_CLIENT = "tpnet"
 MANAGER_CONDITIONS = "tpnet-conditions"
 """Field managers of server-side apply: what is installed, what a developer makes, an intercept's conditions."""
 
+COMPUTER = f"{GROUP}/computer"
+"""The annotation of a Session with the host name of the computer that its daemon runs on, for people."""
+
 PART_OF = "app.kubernetes.io/part-of"
 VERSION_LABEL = "app.kubernetes.io/version"
 """Labels of everything that is installed."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from tpnet.control.kubernetes.api import Object
 
+_NAMED = 3
+"""Pods that are named of those with the same trouble."""
+
 
 def objects_of(intercept: Intercept, labels: Mapping[str, str]) -> Object:
     """The Intercept object that asks for ``intercept``."""
@@ -59,20 +62,7 @@ def model_intercept(obj: Object, serial: int = 0, port: int = 0) -> Intercept:
 def status_of(obj: Object) -> InterceptStatus:
     """An intercept and how it fares, as all agents together say."""
     report = from_api(InterceptReport, obj.get("status") or {})
-    problems = []
-    for part in report.nodes:
-        if part.message:
-            problems.append(f"node {part.node}: {part.message}")
-        problems += [
-            f"node {part.node}: pod {one.pod}: {one.reason}"
-            for one in part.endpoints
-            if not one.ready and one.reason
-        ]
-    for condition in report.conditions:
-        if condition.status == "False" and (condition.type == "Accepted" or not problems):
-            problems.insert(0, condition.message)
-    if not report.conditions:
-        problems.append("no agent has said anything yet")
+    problems = _problems(report)
     last = [unix_time(part.last_hit) for part in report.nodes if part.last_hit]
     # What the agents concluded together, if they have: a node's part may be a step behind.
     ready, slash, total = report.redirected.partition("/")
@@ -86,6 +76,31 @@ def status_of(obj: Object) -> InterceptStatus:
         last_hit=max(last, default=0.0),
         problems=tuple(problems),
     )
+
+
+def _problems(report: InterceptReport) -> list[str]:
+    """What is wrong, each thing once: why it is not taken at all, or else what every node says of its pods."""
+    if not report.conditions:
+        return ["no agent has said anything yet"]
+    wrong = {one.type: one.message for one in report.conditions if one.status == "False"}
+    if "Accepted" in wrong:
+        return [wrong["Accepted"]]
+    problems = []
+    for part in report.nodes:
+        reasons: dict[str, list[str]] = {}
+        for end in part.endpoints:
+            if not end.ready and end.reason:
+                reasons.setdefault(end.reason, []).append(end.pod)
+        problems += [f"node {part.node}: {_pods(pods)}: {why}" for why, pods in reasons.items()]
+        if part.message and not reasons:
+            problems.append(f"node {part.node}: {part.message}")
+    return problems or [*wrong.values()]
+
+
+def _pods(names: Sequence[str]) -> str:
+    """``pod a``, ``pods a, b``, ``pods a, b, c and 4 more``."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"pod{'s' if len(names) > 1 else ''} {', '.join(names[:_NAMED])}{more}"
 
 
 def target_statuses(objs: Sequence[Object]) -> tuple[TargetStatus, ...]:
