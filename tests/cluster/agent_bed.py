@@ -159,6 +159,7 @@ class Developer:
         self._met = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
+        self._renews = True
         self.renew()
         self._thread = threading.Thread(target=self._keep)
         self._thread.start()
@@ -172,6 +173,11 @@ class Developer:
             "apply", "--server-side", "--force-conflicts", "-f", "-",
             kubeconfig=self.config, stdin=json.dumps(body), check=False,
         )  # fmt: skip
+
+    def renew_no_more(self):
+        """The tunnel stays all the same."""
+        with self._lock:
+            self._renews = False
 
     def meet(self):
         """Know the agents that there are now."""
@@ -190,7 +196,9 @@ class Developer:
                 self.meet()
                 if time.monotonic() - last > 2:
                     last = time.monotonic()
-                    self.renew()
+                    with self._lock:
+                        if self._renews:
+                            self.renew()
 
     def intercept(self, namespace, name, target="Service/orders", headers=None, **spec):
         """Make an Intercept; its name."""

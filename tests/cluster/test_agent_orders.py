@@ -165,6 +165,24 @@ def test_of_two_made_in_the_same_instant_exactly_one_wins_and_the_other_takes_ov
     all_answer(cluster, url, "Coder: x", who=loser.user)
 
 
+def test_a_session_that_is_removed_ends_although_its_computer_goes_on(cluster, bed, namespace, developer):
+    cluster.run_shop(namespace, "orders", replicas=2)
+    bob = developer()
+    bob.intercept(namespace, "orders-bob")
+    intercepted(cluster, namespace, "orders-bob")
+    url = url_of(cluster, namespace)
+    assert ask(cluster, url, "Coder: bob") == "bob"
+    bob.renew_no_more()
+    cluster.api("DELETE", f"{SESSIONS}/{bob.session}")
+    status = until(cluster, namespace, "orders-bob", "SessionGone", seconds=90)
+    assert condition(status)["message"] == f"There is no session {bob.session}: it has ended."
+    wait_for(
+        "the app answers",
+        lambda: all(ask(cluster, url, "Coder: bob").startswith("orders-") for _ in range(8)),
+        20,
+    )
+
+
 def test_a_computer_that_is_switched_off_loses_its_session_and_intercepts(cluster, bed, namespace, developer):
     cluster.run_shop(namespace, "orders", replicas=2)
     bob, dave = developer("bob", 0), developer("dave", 1)

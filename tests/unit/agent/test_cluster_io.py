@@ -303,6 +303,44 @@ def test_a_session_is_asked_for_once_and_then_only_while_its_tunnel_is_dead(monk
     asyncio.run(main())
 
 
+def test_that_a_session_with_a_living_tunnel_is_gone_one_agent_finds_out_and_the_others_when_told(
+    monkeypatch,
+):
+    monkeypatch.setattr(leases_module, "LOOK_EVERY", 0.01)
+
+    async def main():
+        api, clock, doubted = FakeApi(), Clock(), set()
+        first, other = (Leases(api, lambda: None, clock) for _ in range(2))
+        first.want({"bob-1"}, {"bob-1"})
+        other.want({"bob-1"})
+
+        def states():
+            for leases in (first, other):
+                leases.heard(lambda name: True, doubted)
+            return [leases.standings()["bob-1"].state for leases in (first, other)]
+
+        api.put(SESSIONS, session("1"))
+        async with running(first.run()), running(other.run()):
+            await until(lambda: states() == [LeaseState.LIVE] * 2)
+            # It is not renewed any more, but there, and its tunnel lives: once a minute one of them looks.
+            for _ in range(30):
+                clock.now += 10.0
+                await asyncio.sleep(0.02)
+                assert states() == [LeaseState.LIVE] * 2
+            assert 4 <= api.asked["Session", "bob-1"] - 2 <= 8
+            api.take(SESSIONS, "tpnet", "bob-1")
+            clock.now += 76.0
+            await until(lambda: states() == [LeaseState.GONE, LeaseState.LIVE])
+            asked = api.asked["Session", "bob-1"]
+            doubted.add("bob-1")
+            states()
+            clock.now += 1.0
+            await until(lambda: states() == [LeaseState.GONE] * 2)
+            assert api.asked["Session", "bob-1"] == asked + 1
+
+    asyncio.run(main())
+
+
 # Writer.
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from tpnet.agent.answers import Answers
 from tpnet.agent.cluster.book import ClusterBook
-from tpnet.agent.cluster.decide import REFUSED, LeaseState, decide
+from tpnet.agent.cluster.decide import REFUSED, SESSION_GONE, LeaseState, decide
 from tpnet.agent.cluster.publish import Publisher
 from tpnet.agent.cluster.world import World, keep_running
 from tpnet.model import Refused, Session, TpnetError
@@ -154,7 +154,7 @@ class ClusterOrders:
         await self._set_sessions(wanted_sessions(outcome), running.parts)
         await running.answers.reconcile()
         self._outcome = outcome
-        world.leases.heard(publisher.heard_somewhere(outcome))
+        world.leases.heard(publisher.heard_somewhere(outcome), said_gone(outcome))
         if world.is_synced:
             publisher.publish(outcome)
 
@@ -185,6 +185,16 @@ class ClusterOrders:
             except TpnetError as error:
                 self.book.drop_session(name)
                 _log.warning("session %s cannot be let in: %s", name, error.message)
+
+
+def said_gone(outcome: Outcome) -> set[str]:
+    """The sessions that are live here, of which another agent has said in a condition that they are gone."""
+    return {
+        case.wish.spec.session
+        for case in outcome.cases.values()
+        if case.session is LeaseState.LIVE
+        and any(one.reason == SESSION_GONE for one in case.wish.report.conditions)
+    }
 
 
 def wanted_sessions(outcome: Outcome) -> dict[str, Lease]:

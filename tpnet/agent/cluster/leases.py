@@ -1,8 +1,9 @@
 """Sessions, and whether they live. asyncio.
 
 An agent asks for a session when an intercept first names it, and after that only while its tunnel is dead: thousands
-of agents must not hear of every renewal. It must never end a session by comparing clocks of two machines: a lease is
-over when it was seen unchanged for its length.
+of agents must not hear of every renewal. Whether it is still there although its tunnel lives, one agent asks once a
+minute, and the others when that one says it is gone: who removes a session need not wait for its computer to agree. It
+must never end a session by comparing clocks of two machines: a lease is over when it was seen unchanged for its length.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tpnet.model import NotThere, TpnetError
 from tpnet.tunnel import check_public_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from tpnet.control.kubernetes.api import Api
 
@@ -33,19 +34,27 @@ LOOK_EVERY = 0.5
 """Seconds between two looks at who is to be asked for."""
 MARGIN = (0.5, 2.5)
 """Seconds beyond the end of a lease until it is looked at, spread."""
+CHECK_EVERY = (45.0, 75.0)
+"""Seconds until a session whose tunnel lives is asked for again by the agent that answers for it, spread."""
 AGAIN = 15.0
 """Seconds until a session that has ended is asked for again: its computer may have slept."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """``seen_at``: when the renewal of ``standing`` was first seen. ``since``: since when it stands so."""
+    """``seen_at``: when the renewal of ``standing`` was first seen. ``since``: since when it stands so.
+
+    ``ours``: this agent asks for it also while its tunnel lives. ``doubted``: another has said that it is gone.
+    """
 
     standing: Standing = UNKNOWN
     seen_at: float = 0.0
     since: float = 0.0
     due: float = 0.0
+    asked_at: float = 0.0
     alive: bool = False
+    ours: bool = False
+    doubted: bool = False
 
 
 class Leases:
@@ -60,18 +69,27 @@ class Leases:
         self._entries: dict[str, _Entry] = {}
         self._wake = asyncio.Event()
 
-    def want(self, names: Iterable[str]) -> None:
-        """These sessions are named by intercepts that concern this node, and no others."""
+    def want(self, names: Iterable[str], ours: Collection[str] = ()) -> None:
+        """These sessions are named by intercepts that concern this node, and no others; ``ours`` it answers for."""
         names = set(names)
         for name in self._entries.keys() - names:
             del self._entries[name]
         for name in names - self._entries.keys():
             self._entries[name] = _Entry(since=self._clock())
             self._wake.set()
-
-    def heard(self, alive: Callable[[str], bool]) -> None:
-        """``alive(name)``: whether any agent hears a session's heartbeat at this moment."""
         for name, entry in self._entries.items():
+            entry.ours = name in ours
+
+    def heard(self, alive: Callable[[str], bool], doubted: Collection[str] = ()) -> None:
+        """``alive(name)``: whether any agent hears a session's heartbeat at this moment.
+
+        ``doubted`` are those of which an agent has said that they are gone.
+        """
+        now = self._clock()
+        for name, entry in self._entries.items():
+            if name in doubted and not entry.doubted and now - entry.asked_at > AGAIN:
+                entry.doubted = True
+                entry.due = min(entry.due, now + random.uniform(0.0, 1.0))  # noqa: S311 - spreads load
             was, entry.alive = entry.alive, alive(name)
             if was and not entry.alive:
                 entry.due = self._clock() + random.uniform(0.0, 1.0)  # noqa: S311 - spreads load
@@ -94,7 +112,12 @@ class Leases:
             due = [
                 name
                 for name, entry in self._entries.items()
-                if entry.due <= now and not (entry.alive and entry.standing.state is LeaseState.LIVE)
+                if entry.due <= now
+                and (
+                    entry.ours
+                    or entry.doubted
+                    or not (entry.alive and entry.standing.state is LeaseState.LIVE)
+                )
             ]
             await asyncio.gather(*(self._ask(name) for name in due))
             with contextlib.suppress(TimeoutError):
@@ -103,6 +126,8 @@ class Leases:
             self._wake.clear()
 
     async def _ask(self, name: str) -> None:
+        asked = self._entries[name]
+        asked.asked_at, asked.doubted = self._clock(), False
         try:
             lease = lease_of(await self._api.get(SESSIONS, name, SYSTEM_NAMESPACE))
             check_public_key(lease.public_key)
@@ -123,7 +148,11 @@ class Leases:
             entry.seen_at = now
         left = entry.seen_at + lease.seconds - now
         margin = random.uniform(*MARGIN)  # noqa: S311 - spreads load
-        if left > 0:
+        was_live = entry.standing.state is LeaseState.LIVE and before is not None and before.uid == lease.uid
+        if entry.alive and was_live:
+            # It cannot renew, but it is there. Only who hears nothing of it goes by the lease.
+            self._take(name, Standing(LeaseState.LIVE, lease), random.uniform(*CHECK_EVERY))  # noqa: S311
+        elif left > 0:
             self._take(name, Standing(LeaseState.LIVE, lease), left + margin)
         else:
             self._take(name, Standing(LeaseState.OVER, lease), AGAIN)

@@ -140,6 +140,7 @@ class World:
         services: set[Key] = set()
         refs: set[Ref] = set()
         sessions: set[str] = set()
+        ours: set[str] = set()
         for wish in view.wishes:
             target = wish.spec.target
             key = wish.namespace, target.name
@@ -160,9 +161,11 @@ class World:
             if here or owned:
                 refs |= {Ref(NAMESPACES, "", wish.namespace)} | ({ref} if ref else set())
                 sessions |= {wish.spec.session} - {""}
+            if self.owned.get(wish.key) == 0:
+                ours.add(wish.spec.session)
         self.slices.want(services)
         self.lookups.want(refs)
-        self.leases.want(sessions)
+        self.leases.want(sessions, ours)
 
     def _spaces(self) -> set[str]:
         """The namespaces whose intercepts a view shows: one of them may bar another."""
