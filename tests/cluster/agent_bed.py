@@ -22,7 +22,7 @@ INTERCEPTS = "/apis/tpnet.dev/v1alpha1/namespaces/{}/intercepts"
 SESSIONS = "/apis/tpnet.dev/v1alpha1/namespaces/tpnet/sessions"
 AGENTS = "/apis/tpnet.dev/v1alpha1/nodeagents"
 TPNET = Path(sys.executable).parent / "tpnet"
-ENV = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'cli'}", "PYTHONDONTWRITEBYTECODE": "1"}
+ENV = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'cli'}"}
 
 
 class Bed:

@@ -12,8 +12,10 @@ from policy_cast import agents, bobs, bobs_session, cast, installed, tokens
 __all__ = ["agents", "bobs", "bobs_session", "cast", "installed", "tokens"]
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """A test that says nothing else has 180 s, without the fixtures' time: the first run of all builds Kubernetes in one."""
+    """The longest first: the end is not to wait for one of them. A test that says nothing else has 180 s, without fixtures."""
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(180, func_only=True))
@@ -28,7 +30,7 @@ def cluster():
     yield from owned(dual=False)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dual_cluster():
     """Two nodes and two laptops over IPv4 and IPv6."""
     yield from owned(dual=True)

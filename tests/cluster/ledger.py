@@ -79,6 +79,16 @@ class Ledger:
             if one.error and not one.error.startswith("closed") and one.at >= since
         ]
 
+    def check(self):
+        """None got another's answer, and none failed."""
+        wrong = [*self.strays(), *self.errors()]
+        began = self.entries[0].at if self.entries else 0.0
+        assert not wrong, "\n".join(
+            f"after {one.at - began:.2f} s for {one.seconds * 1000:.0f} ms, {one.header or 'no header'}, "
+            f"{'kept' if one.kept else 'its own'}: {one.error or one.answered}"
+            for one in wrong
+        )
+
     def closed(self, since=0.0):
         """The requests that found their kept connection closed or reset."""
         return [one for one in self.entries if one.error.startswith("closed") and one.at >= since]

@@ -7,7 +7,7 @@ from pathlib import Path
 from uuid import uuid4
 
 REPOSITORY = Path(__file__).parents[2]
-ENV = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'cli'}", "PYTHONDONTWRITEBYTECODE": "1"}
+ENV = {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'cli'}"}
 
 _CODE = """
 import json, sys

@@ -2,16 +2,13 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from desk import admin
+from kubelab.cluster import AGENT_IMAGE
 from kubelab.tools import wait_until
 from scene import Scene
 
-REPOSITORY = Path(__file__).parents[2]
-INPUTS = ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "bpf", "tpnet", "cli")
-IMAGE = "localhost/tpnet-agent:0.1.0"
 NEXT = "localhost/tpnet-agent:next"
 # KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_PTRACE, SYS_ADMIN: include/uapi/linux/capability.h
 CAPABILITIES = sum(1 << number for number in (5, 6, 7, 8, 12, 19, 21))
@@ -21,11 +18,9 @@ PODS = "/api/v1/namespaces/tpnet/pods?labelSelector=app.kubernetes.io/name=tpnet
 @pytest.fixture(scope="module")
 def image(cluster):
     """The image, on all nodes, under two names."""
-    inputs = [REPOSITORY / name for name in INPUTS]
-    containerfile = REPOSITORY / "agent-image" / "Containerfile"
-    cluster.load_image(cluster.build_agent_image(REPOSITORY, containerfile, IMAGE, inputs))
+    cluster.load_agent_image()
     for node in cluster.nodes:
-        node.run("ctr", "-n", "k8s.io", "images", "tag", "--force", IMAGE, NEXT)
+        node.run("ctr", "-n", "k8s.io", "images", "tag", "--force", AGENT_IMAGE, NEXT)
 
 
 @pytest.fixture

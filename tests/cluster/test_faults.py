@@ -45,7 +45,7 @@ def test_to_nothing_and_back(scene):
     with scene.load() as again:
         for who in ("bob", "alice"):
             again.wait_for(who, who)
-    assert again.strays() == again.errors() == []
+    again.check()
 
 
 def test_a_pod_that_is_deleted(scene):
@@ -92,7 +92,7 @@ def test_a_service_that_is_deleted_and_made_anew(scene, bed):
         for who in ("bob", "alice"):
             again.wait_for(who, who)
         again.wait_for("", "app")
-    assert again.strays() == again.errors() == []
+    again.check()
 
 
 def test_a_namespace_that_is_deleted_with_all_that_is_in_it(cluster, bed):

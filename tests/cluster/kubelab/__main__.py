@@ -7,7 +7,7 @@ import sys
 import time
 
 from kubelab import build, runs
-from kubelab.cluster import Cluster
+from kubelab.cluster import AGENT_IMAGE, Cluster
 from kubelab.images import Images
 from kubelab.tools import REPOSITORY, RUNS, LabError
 
@@ -20,6 +20,8 @@ def main() -> int:
     up = calls.add_parser("up", help="bring a cluster up that stands until `down`")
     up.add_argument("--laptops", type=int, default=2)
     up.add_argument("--dual", action="store_true", help="IPv6 beside IPv4")
+    up.add_argument("--agent", action="store_true", help="with the agents' image on its nodes")
+    up.add_argument("--user", nargs="*", default=[], metavar="NAME[:NAMESPACE]", help="who gets a kubeconfig")
     down = calls.add_parser("down", help="take clusters down: those of this checkout, or the one named")
     down.add_argument("lab", nargs="?")
     calls.add_parser("list", help="the clusters that stand")
@@ -46,6 +48,8 @@ def bring_up(args) -> None:
     began = time.monotonic()
     cluster = Cluster.up(laptops=args.laptops, dual=args.dual)
     runs.disown(cluster.folder)
+    if args.agent:
+        cluster.load_agent_image()
     kube = cluster.programs / "kube"
     print(
         f"cluster {cluster.id} is up after {time.monotonic() - began:.0f} s; it stands until `make cluster-down`"
@@ -56,6 +60,12 @@ def bring_up(args) -> None:
         print(
             f"  {cluster.address(machine):14} {machine.name:8} {' '.join(machine.enter('env', f'HOME={machine.home}', 'bash'))}"
         )
+    if args.agent:
+        print(f"  {AGENT_IMAGE} is on its nodes")
+    for who in args.user:
+        user, _, namespace = who.partition(":")
+        path = cluster.kubeconfig(user, namespace=namespace).rename(cluster.folder / f"{user}.conf")
+        print(f"  {user}, on a laptop: export KUBECONFIG={path}")
     print(f"  tests use it with TPNET_CLUSTER={cluster.id} in the environment")
 
 

@@ -18,14 +18,16 @@ from kubelab.api import Api, is_ready
 from kubelab.images import Images
 from kubelab.machine import Machine, Service
 from kubelab.shop import shop
-from kubelab.tools import RUNS, LabError, wait_until
+from kubelab.tools import REPOSITORY, RUNS, LabError, wait_until
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
 NODES = 2
+AGENT_IMAGE = "localhost/tpnet-agent:0.1.0"
+AGENT_INPUTS = ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "bpf", "tpnet", "cli")
 
 
 class Cluster(Api):
@@ -132,18 +134,11 @@ class Cluster(Api):
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: [import_image(node, archive) for archive in archives], self.nodes))
 
-    def build_agent_image(
-        self,
-        context: Path,
-        containerfile: Path,
-        name="localhost/tpnet-agent:test",
-        inputs: Sequence[Path] = (),
-    ) -> Path:
-        """Build an image file on the lab's own Debian, once for the same inputs; returns an archive for :meth:`load_image`.
-
-        ``inputs`` are the files and folders that the image takes from ``context``; without it, all that is there.
-        """
-        return self.images.build(context, containerfile, name, inputs)
+    def load_agent_image(self) -> None:
+        """Build this checkout's agents' image on the lab's own Debian, once for the same files, and put it on all nodes."""
+        inputs = [REPOSITORY / name for name in AGENT_INPUTS]
+        containerfile = REPOSITORY / "agent-image" / "Containerfile"
+        self.load_image(self.images.build(REPOSITORY, containerfile, AGENT_IMAGE, inputs))
 
     def service(self, machine: Machine, name: str) -> Service:
         """One of the cluster's own processes: ``etcd``, ``apiserver`` … on control, ``containerd``, ``kubelet``, ``proxy`` on a node."""

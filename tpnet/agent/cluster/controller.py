@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tpnet.agent.cluster.book import ClusterBook
 from tpnet.agent.cluster.decide import REFUSED, SESSION_GONE, LeaseState, decide
 from tpnet.agent.cluster.publish import Publisher
 from tpnet.agent.cluster.world import World, keep_running
+from tpnet.control.kubernetes.library import library
 from tpnet.model import Refused, Session, TpnetError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ClusterOrders:
 
     async def prepare(self) -> None:
         """See ``Orders``: the API server is found, and the first lists are asked for."""
-        await asyncio.to_thread(importlib.import_module, "kubernetes.aio.client")  # half a second
+        await asyncio.to_thread(library)  # 0.3 s
         api = await self._connect()
         self._undo.push_async_callback(api.close)
         world = World(api, self._node, self._dirty.set)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
 
+from tpnet.control.kubernetes.library import library
 from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError
 
 if TYPE_CHECKING:
@@ -71,13 +72,11 @@ class Api:
     def __init__(
         self, configuration: Any, namespace: str, *, user: str = "", groups: Sequence[str] = ()
     ) -> None:
-        from kubernetes.aio.client import ApiClient
-
         self.namespace = namespace
         self.server: str = configuration.host
         self.seconds = REQUEST_SECONDS
         configuration.connection_pool_maxsize = 0  # no limit: each watch keeps a connection
-        self._client: Any = ApiClient(configuration)
+        self._client: Any = library().client.ApiClient(configuration)
         self._headers = [("Impersonate-User", user)] if user else []
         self._headers += [("Impersonate-Group", group) for group in groups]
 
@@ -95,11 +94,9 @@ class Api:
         ``user`` and ``groups``: whom to impersonate. Raises ``NotThere`` without such a file or context,
         ``InvalidInput`` for a malformed one.
         """
-        from kubernetes.aio.client import Configuration
-
-        config, kube_config = _config_modules()
+        config, kube_config = library().config, library().kube_config
         where = path or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube/config")
-        configuration = Configuration()
+        configuration = library().client.Configuration()
         try:
             if not _is_there(where):
                 raise NotThere(
@@ -119,10 +116,8 @@ class Api:
     @classmethod
     async def in_cluster(cls) -> Self:
         """As the pod's own service account; its token is read anew as it is rotated. Raises ``NotThere``."""
-        from kubernetes.aio.client import Configuration
-
-        config, _ = _config_modules()
-        configuration = Configuration()
+        config = library().config
+        configuration = library().client.Configuration()
         try:
             config.load_incluster_config(configuration)
             namespace = (_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
@@ -390,14 +385,6 @@ def _error(code: int, status: Any, server: str) -> TpnetError:
         case 400 | 422:
             return InvalidInput(f"{message}.")
     return TpnetError(f"The API server answered {code}: {message}.")
-
-
-def _config_modules() -> tuple[Any, Any]:
-    """Parts of the package that have no types."""
-    from kubernetes.aio import config
-    from kubernetes.aio.config import kube_config
-
-    return config, kube_config
 
 
 _DENIED = re.compile(r"denied request: (.*)", re.DOTALL)
