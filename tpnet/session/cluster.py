@@ -32,8 +32,8 @@ RETRY_EVERY = 2.0
 """Seconds between attempts while the API server does not answer."""
 ASK_AFTER = 1.0
 """Seconds of an agent's silence after which its NodeAgent is read again, and between two such readings."""
-KEEP_SECONDS = 10.0
-"""Seconds that a node's link outlives the node's part in every intercept."""
+KEEP_SECONDS = 8.0
+"""Seconds that a node's link outlives the node's part in every intercept: less than its agent keeps its end."""
 ASK_QUICKLY = 10
 """Readings of a silent agent's NodeAgent before the time between two of them doubles, up to ``ASK_SELDOM``."""
 ASK_SELDOM = 30.0
@@ -267,12 +267,13 @@ class ClusterPresence:
         wanted = self.control.nodes(self.name)
         now = time.monotonic()
         for node in sorted(wanted):
-            if self._unwanted.pop(node, None) is not None:
-                # Its agent has let go of us meanwhile, and knows nothing of the keys that were agreed on.
-                self._asked.pop(node, None)
-                if (former := self._links.pop(node, None)) is not None:
-                    former.close(forget=True)
             link = self._links.get(node)
+            if self._unwanted.pop(node, None) is not None and link is not None and not link.up:
+                # Its agent may have let go of us meanwhile, and knows nothing of the keys that were agreed on. One that
+                # answers has not: it would lose what it sends while keys are agreed on anew.
+                self._asked.pop(node, None)
+                self._links.pop(node).close(forget=True)
+                link = None
             try:
                 if link is None or link.silent_for > ASK_AFTER:
                     await self._look_up(node, now)

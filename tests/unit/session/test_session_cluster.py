@@ -453,17 +453,27 @@ def test_the_quick_handshakes_are_for_the_first_seconds(world, monkeypatch):
     play(world, story)
 
 
-def test_a_node_that_serves_us_again_is_met_anew(world):
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_node_that_serves_us_again_is_met_anew_unless_it_answers(world, answers):
     async def story(presence):
         world.control.agents, world.control.serving = {"n1": spec("n1")}, {"n1"}
         world.control.changed()
         await until(presence.links)
         first = world.link("n1")
+        if answers:
+            first.hear()
         world.control.serving = set()
-        await asyncio.sleep(0.1)  # its agent lets go of us at once
+        await asyncio.sleep(0.1)  # in which its agent may have let go of us
+        assert not first.closed
         world.control.serving = {"n1"}
-        await until(lambda: presence.links() and presence.links()["n1"] is not first)
-        assert first.forgotten
-        assert world.link("n1").started
+        if answers:
+            # What its agent sends at this moment would be lost while new keys are agreed on.
+            await asyncio.sleep(0.3)
+            assert not first.closed
+        else:
+            await until(lambda: presence.links() and presence.links()["n1"] is not first)
+            assert first.forgotten
+            assert world.link("n1").started
+        assert (presence.links()["n1"] is first) is answers
 
     play(world, story)

@@ -38,8 +38,9 @@ SYNC_SECONDS = 5.0
 """Seconds that the first lists may take before the agent says that it is ready without them."""
 STEP_PAUSE = 0.02
 """Seconds between two steps at least: what changes together is taken together."""
-LEAVING_SECONDS = 10.0
-"""Seconds that a session may use the tunnel after its last intercept here: what is under way is to be answered."""
+LEAVING_SECONDS = 12.0
+"""Seconds that a session may use the tunnel after its last intercept here: what is under way is to be answered, and
+who comes back soon has a tunnel. More than the session itself keeps its end, and two of silence."""
 GOODBYE_SECONDS = 2.0
 """Seconds for the last words to the API server."""
 
