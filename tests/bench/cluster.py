@@ -45,6 +45,7 @@ class Lookout:
         self._over = threading.Event()
         self._answers: list[tuple[float, bool]] = []
         self.failures: list[str] = []
+        self.slowest = 0.0
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> Self:
@@ -66,6 +67,7 @@ class Lookout:
 
     def _run(self) -> None:
         while not self._over.wait(PAUSE):
+            began = time.monotonic()
             try:
                 with contextlib.closing(Connection(self._netns, (self._address, 80))) as connection:
                     connection.request("GET", "/api", headers={"Coder": "Bob", "Connection": "close"})
@@ -73,6 +75,7 @@ class Lookout:
                 self._answers.append((time.monotonic(), b"'s laptop" in body))
             except (OSError, HTTPException) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
+            self.slowest = max(self.slowest, time.monotonic() - began)
 
 
 def until_first_request(desk: Desk, lookout: Lookout) -> float:
@@ -168,6 +171,7 @@ def intercepts(cluster: Cluster, namespace: str) -> list[tuple[str, str, str, bo
                 not failures,
             )
         )
+        rows.append(("the slowest of these requests, s", f"{lookout.slowest:.2f}", "", None))
         time.sleep(IDLE)
         daemon = desk.data("status", "-n", namespace)["session"]["pid"]
         rows.append(
