@@ -13,8 +13,6 @@ PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light
 TEST_PACKAGES := $(PACKAGES) haproxy wrk procps
 # What its test cluster is made of, besides Kubernetes itself, which is built from source.
 CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins nftables iptables conntrack mmdebstrap buildah
-# How many tests run at once. Those of namespaces and clusters mostly wait; each worker of the latter has a cluster.
-AT_ONCE := -n 3 --dist worksteal
 # For cluster-up: LAPTOPS=3; DUAL=1, which is IPv6 beside IPv4; AGENT=1 for the agents' image; USERS=bob:shop for a
 # kubeconfig of bob's that looks at the namespace shop. For cluster-down: ID=abc123.
 LAPTOPS := 2
@@ -39,6 +37,14 @@ define install_packages
 	    apt-get update -qq; \
 	    apt-get install -y -qq --no-install-recommends "$${missing[@]}" >/dev/null; \
 	fi
+endef
+
+# Runs the tests in $(1) three at once: those of namespaces and clusters mostly wait; each worker of the latter has a cluster.
+# Two cores are late at times then. What has failed is tried once more, one after the other; what fails twice fails.
+define three_at_once
+	$(BIN)/pytest -q -n 3 --dist worksteal $(1) || { \
+	    echo "once more, by itself, what has failed:"; \
+	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none $(1); }
 endef
 
 .PHONY: help demo test lint type unit netns cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
@@ -86,16 +92,14 @@ unit: .venv/.dev ## tests that need neither root nor a network
 	@$(BIN)/pytest -q -n 2 tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
-	@$(BIN)/pytest -q $(AT_ONCE) tests/netns
+	@$(call three_at_once,tests/netns)
 
 cluster-packages:
 	@$(call install_packages,$(CLUSTER_PACKAGES))
 
 cluster: cluster-packages .venv/.dev ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
-	@$(BIN)/pytest -q $(AT_ONCE) tests/cluster || { \
-	    echo "once more, what has failed: several Kubernetes on two cores are late at times"; \
-	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none tests/cluster; }
+	@$(call three_at_once,tests/cluster)
 
 cluster-up: cluster-packages .venv/.dev ## bring a cluster up that stands, and say how to use it; LAPTOPS=2 DUAL=1 AGENT=1 USERS=bob
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab up --laptops $(LAPTOPS) $(if $(DUAL),--dual) $(if $(AGENT),--agent) \

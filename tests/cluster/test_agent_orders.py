@@ -147,7 +147,7 @@ def test_of_two_made_in_the_same_instant_exactly_one_wins_and_the_other_takes_ov
             condition(state(cluster, namespace, f"orders-{one.user}"), "Accepted")["reason"] for one in people
         )
 
-    wait_for(lambda: str(reasons()), lambda: reasons() == ["Accepted", "Conflict"], 10)
+    wait_for(lambda: str(reasons()), lambda: reasons() == ["Accepted", "Conflict"], 30)
     accepted = [
         condition(state(cluster, namespace, f"orders-{one.user}"), "Accepted")["status"] for one in people
     ]

@@ -226,9 +226,12 @@ def test_client_that_goes_away_during_add_leaves_no_intercept(computer):
     from tpnet.control.local.protocol import encode_call
     from tpnet.model.codec import encode
 
+    pid = session.info()["pid"]
+    os.kill(pid, signal.SIGSTOP)  # it is to find the call and its end at once, however fast it is
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as impatient:
         impatient.connect(str(session.paths.socket))
         impatient.sendall(encode_call("add", {"intercept": encode(computer.draft())}))
+    os.kill(pid, signal.SIGCONT)
     assert wait_until(lambda: "delete_intercept" in computer.agent.calls)
     assert [i["name"] for i in session.info()["intercepts"]] == ["other"]
 

@@ -213,7 +213,8 @@ def test_a_refused_request_is_answered_although_the_client_goes_on_sending(net, 
 @pytest.mark.parametrize("keep_source", [True, False])
 def test_an_app_that_refuses_is_reported_and_the_client_reset(net, lab, program, keep_source):
     lab.add_target(net.pod.netns, PORT, program, keep_source=keep_source)
-    with net.connect(PORT) as sock, pytest.raises(ConnectionResetError):
+    # It may be as early as at the end of connect(2).
+    with pytest.raises(ConnectionResetError), net.connect(PORT) as sock:
         sock.sendall(GET)
         sock.recv(10)
     until(lambda: lab.refused == [1])
