@@ -4,7 +4,7 @@ The command line parses flags here, the agent checks and compares intercepts, th
 Imports nothing of ours but ``tpnet.model``, and never touches a socket, a file or a clock.
 """
 
-from tpnet.rules.conflict import conflict_error, find_conflict
+from tpnet.rules.conflict import conflict_error, find_conflict, older_takes
 from tpnet.rules.describe import AUTO_HEADER, describe
 from tpnet.rules.parse import Rules, check_rules, new_auto_id, parse_rules
 from tpnet.rules.ruleset import RuleSet
@@ -20,5 +20,6 @@ __all__ = [
     "describe",
     "find_conflict",
     "new_auto_id",
+    "older_takes",
     "parse_rules",
 ]

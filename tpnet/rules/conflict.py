@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tpnet.model import Intercept
+    from tpnet.rules.describe import HasRules
 
 
 def find_conflict(new: Intercept, existing: Iterable[Intercept]) -> Intercept | None:
@@ -45,6 +46,13 @@ def conflict_error(other: Intercept, now: float) -> Conflict:
         f"{other.user}'s intercept {other.name} (on for {_age(now - other.created)}) already takes {what}.",
         hint,
     )
+
+
+def older_takes(user: str, name: str, rules: HasRules) -> str:
+    """The sentence about an intercept that is in the way of a newer one; the same wherever it is said."""
+    takes = describe(rules)
+    what = "everything" if takes == "everything" else f"requests with {takes}"
+    return f"{user}'s intercept {name}, which is older, already takes {what}."
 
 
 def _age(seconds: float) -> str:

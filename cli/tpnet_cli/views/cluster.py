@@ -110,7 +110,7 @@ def _head(items: list[InterceptStatus]) -> Text:
     intercept = items[0].intercept
     name = ",".join(intercept.targets or (intercept.target,)).replace("/svc/", "/")
     port = f":{intercept.port}" if intercept.port else ""
-    ready = min(item.ready for item in items)
+    ready = max(item.ready for item in items)  # one that was refused has none, which its own row says
     total = max(item.total for item in items)
     style = "green" if ready == total > 0 else "yellow"
     return Text.assemble((f"{name}{port}", "bold"), "   ", (f"{ready}/{total} pods redirected", style))

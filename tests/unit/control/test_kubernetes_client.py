@@ -373,21 +373,32 @@ def test_a_refused_intercept_is_not_left_behind(control, api, reason, error):
     assert not [key for key in api.objects if key[0] == "Intercept"]
 
 
-def test_ones_own_that_is_in_the_way_is_named(control, api):
-    api.agent = ready
+def accepted(obj, reason="Redirected"):
+    status = ready(obj, reason=reason)
+    taken = ready(obj, kind="Accepted", reason="Accepted")["conditions"]
+    return status | {"conditions": [*taken, *status["conditions"]]}
+
+
+def test_what_is_in_the_way_is_named_before_anything_is_made(control, api):
+    api.agent = accepted
     control.create_intercept(intercept())
     for whose, hint in (
         ("bob", "It is your own: tpnet leave shop/orders-bob ends it."),
-        ("alice", "Use another value"),
+        ("alice", "Use another value, or --http-header=auto for one of your own."),
     ):
-        message = f"{whose}'s intercept shop/orders-{whose}, which is older, already takes everything."
-        api.agent = lambda obj, message=message: ready(
-            obj, "False", kind="Accepted", reason="Conflict", message=message
-        )
+        (there,) = (obj for key, obj in api.objects.items() if key[0] == "Intercept")
+        there["spec"]["user"] = whose
         with pytest.raises(Conflict) as caught:
             control.create_intercept(intercept(name="shop/another"))
-        assert caught.value.message == message
-        assert caught.value.hint.startswith(hint)
+        assert caught.value.message == (
+            f"{whose}'s intercept shop/orders-bob, which is older, already takes requests with Coder: Bob."
+        )
+        assert caught.value.hint == hint
+    # Other requests, another port, and one whose session is no more, are in nobody's way.
+    control.create_intercept(intercept(name="shop/header", headers=(("Coder", "B"),)))
+    control.create_intercept(intercept(name="shop/port", port=81))
+    there["status"] = accepted(there, reason="SessionGone")
+    assert control.create_intercept(intercept(name="shop/another")).ready == 2
 
 
 def test_an_intercept_that_is_removed_meanwhile_says_so(control, api):

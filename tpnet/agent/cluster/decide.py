@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tpnet.control.kubernetes.names import is_system
 from tpnet.model import Intercept, TargetKind, TpnetError
-from tpnet.rules import check_rules, describe
+from tpnet.rules import check_rules, older_takes
 from tpnet.rules.precedence import header_key
 
 if TYPE_CHECKING:
@@ -231,12 +231,7 @@ def _conflict(view: View, case: Case, rivals: list[Case]) -> Problem | None:
         spec = older.wish.spec
         same = spec.target == wish.spec.target and spec.port == wish.spec.port
         if same or any(spot.key in keys for spot in older.spots):
-            takes = describe(spec)
-            what = "everything" if takes == "everything" else f"requests with {takes}"
-            return Problem(
-                CONFLICT,
-                f"{spec.user}'s intercept {older.wish.full_name}, which is older, already takes {what}.",
-            )
+            return Problem(CONFLICT, older_takes(spec.user, older.wish.full_name, spec))
     for part in wish.report.nodes:
         if part.node != view.node and part.node in view.agents and part.reason == CONFLICT:
             return Problem(CONFLICT_ELSEWHERE, part.message)

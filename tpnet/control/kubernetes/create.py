@@ -19,15 +19,19 @@ from tpnet.control.kubernetes.resources import INTERCEPTS, SESSIONS, SYSTEM_NAME
 from tpnet.control.kubernetes.targets import split_name
 from tpnet.control.kubernetes.view import objects_of, status_of, unix_time
 from tpnet.model import Conflict, InterceptSpec, NotThere, Refused, SessionSpec, TpnetError
+from tpnet.rules import older_takes
+from tpnet.rules.precedence import header_key
 
 if TYPE_CHECKING:
     from tpnet.control.kubernetes.api import Api, Object
     from tpnet.model import Intercept
+    from tpnet.rules.describe import HasRules
 
 READY_SECONDS = 10.0
 """Seconds that ``create`` waits for the agents; afterwards it gives what they have said until then."""
 NOBODY_SECONDS = 3.0
 """Seconds that it waits when no agent has said anything, or there is no endpoint."""
+_ANOTHER = "Use another value, or --http-header=auto for one of your own."
 
 
 async def create(api: Api, user: str, intercept: Intercept) -> Object:
@@ -38,6 +42,7 @@ async def create(api: Api, user: str, intercept: Intercept) -> Object:
     """
     namespace, name = split_name(intercept.name)
     obj = objects_of(intercept, {SESSION_LABEL: intercept.session})
+    await _check_rivals(api, user, obj)
     new = True
     try:
         made = await api.create(INTERCEPTS, obj, manager=MANAGER_CLIENT)
@@ -51,7 +56,7 @@ async def create(api: Api, user: str, intercept: Intercept) -> Object:
             ) from error
         raise
     try:
-        return await _settled(api, user, made)
+        return await _settled(api, made)
     except BaseException:
         if new:
             await api.delete(INTERCEPTS, name, namespace, uid=made["metadata"]["uid"])
@@ -101,7 +106,7 @@ async def _lives_elsewhere(api: Api, session: str) -> str:
     return "" if computer == socket.gethostname() else computer
 
 
-async def _settled(api: Api, user: str, made: Object) -> Object:
+async def _settled(api: Api, made: Object) -> Object:
     """The object when it is Ready, or has had its time. Raises what the agents refuse it with."""
     meta = made["metadata"]
     generation, started = meta["generation"], time.monotonic()
@@ -109,10 +114,6 @@ async def _settled(api: Api, user: str, made: Object) -> Object:
     while True:
         status = status_of(latest)
         if refused := refusal(latest, generation):
-            if isinstance(refused, Conflict) and (
-                own := await _own_rival(api, user, latest, refused.message)
-            ):
-                refused = Conflict(refused.message, f"It is your own: tpnet leave {own} ends it.")
             raise refused
         silent = not (latest.get("status") or {}).get("nodes")
         patience = NOBODY_SECONDS if silent else READY_SECONDS
@@ -127,14 +128,41 @@ async def _settled(api: Api, user: str, made: Object) -> Object:
         version = latest["metadata"]["resourceVersion"]
 
 
-async def _own_rival(api: Api, user: str, refused: Object, why: str) -> str:
-    """This user's own intercept that ``why`` tells of; empty when it tells of another's."""
-    namespace = refused["metadata"]["namespace"]
-    items: list[Object] = []
-    with contextlib.suppress(Refused):
-        items, _ = await api.list(INTERCEPTS, namespace)
-    own = (f"{namespace}/{item['metadata']['name']}" for item in items if item["spec"]["user"] == user)
-    return next((name for name in own if f"intercept {name}," in why), "")
+async def _check_rivals(api: Api, user: str, obj: Object) -> None:
+    """Raise ``Conflict`` when the same requests are taken already.
+
+    The agents would refuse it too, but go by age, of which the API server keeps the second alone.
+    """
+    meta, spec = obj["metadata"], from_api(InterceptSpec, obj["spec"])
+    try:
+        items, _ = await api.list(INTERCEPTS, meta["namespace"])
+    except (Refused, NotThere):
+        return  # what is missing is said when it is made
+    for item in items:
+        name, other = item["metadata"]["name"], from_api(InterceptSpec, item["spec"])
+        same = (other.target, other.port, other.path) == (spec.target, spec.port, spec.path)
+        if (
+            same
+            and name != meta["name"]
+            and header_key(other.headers) == header_key(spec.headers)
+            and _stands(item)
+        ):
+            raise _conflict(user, other.user, f"{meta['namespace']}/{name}", other)
+
+
+def _stands(item: Object) -> bool:
+    """Whether the agents have taken it, and its session lives: another bars nobody."""
+    said = {one["type"]: one for one in (item.get("status") or {}).get("conditions") or ()}
+    return (
+        "deletionTimestamp" not in item["metadata"]
+        and said.get("Accepted", {}).get("status") == "True"
+        and said.get("Ready", {}).get("reason") not in {"SessionGone", "NoSession"}
+    )
+
+
+def _conflict(user: str, whose: str, name: str, rules: HasRules) -> Conflict:
+    own = f"It is your own: tpnet leave {name} ends it."
+    return Conflict(older_takes(whose, name, rules), own if whose == user else _ANOTHER)
 
 
 async def _next(api: Api, namespace: str, name: str, version: str) -> Object | None:
@@ -159,7 +187,7 @@ def refusal(obj: Object, generation: int) -> TpnetError | None:
                 continue
             message = condition["message"]
             if condition["reason"] == "Conflict":
-                return Conflict(message, "Use another value, or --http-header=auto for one of your own.")
+                return Conflict(message, _ANOTHER)
             return Refused(message)
     return None
 
