@@ -43,6 +43,7 @@ endef
 # Two cores are late at times then. What has failed is tried once more, one after the other; what fails twice fails.
 define three_at_once
 	$(BIN)/pytest -q -n 3 --dist worksteal $(1) || { \
+	    code=$$?; (( code == 1 )) || exit $$code; \
 	    echo "once more, by itself, what has failed:"; \
 	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none $(1); }
 endef

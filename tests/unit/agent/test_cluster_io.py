@@ -58,7 +58,7 @@ class FakeApi:
         try:
             return self.objects[resource, namespace, name]
         except KeyError:
-            raise NotThere("none") from None
+            raise NotThere(f'{resource.plural} "{name}" not found.') from None
 
     async def list(self, resource, namespace="", **more):
         self.asked[resource.kind, "*"] += 1
@@ -328,6 +328,11 @@ def test_that_a_session_with_a_living_tunnel_is_gone_one_agent_finds_out_and_the
                 await asyncio.sleep(0.02)
                 assert states() == [LeaseState.LIVE] * 2
             assert 4 <= api.asked["Session", "bob-1"] - 2 <= 8
+            # Nor does it end because its computer falls silent for a moment.
+            other.heard(lambda name: False)
+            clock.now += 2.0
+            await asyncio.sleep(0.05)
+            assert states() == [LeaseState.LIVE] * 2
             api.take(SESSIONS, "tpnet", "bob-1")
             clock.now += 76.0
             await until(lambda: states() == [LeaseState.GONE, LeaseState.LIVE])

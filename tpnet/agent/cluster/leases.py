@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from tpnet.agent.cluster.decide import UNKNOWN, LeaseState, Standing
 from tpnet.agent.cluster.facts import lease_of
-from tpnet.control.kubernetes.api import Unreachable
 from tpnet.control.kubernetes.resources import SESSIONS, SYSTEM_NAMESPACE
 from tpnet.model import NotThere, TpnetError
 from tpnet.tunnel import check_public_key
@@ -89,10 +88,11 @@ class Leases:
         for name, entry in self._entries.items():
             if name in doubted and not entry.doubted and now - entry.asked_at > AGAIN:
                 entry.doubted = True
-                entry.due = min(entry.due, now + random.uniform(0.0, 1.0))  # noqa: S311 - spreads load
+                entry.due = now + random.uniform(0.0, 1.0)  # noqa: S311 - spreads load
             was, entry.alive = entry.alive, alive(name)
             if was and not entry.alive:
-                entry.due = self._clock() + random.uniform(0.0, 1.0)  # noqa: S311 - spreads load
+                entry.due = now + random.uniform(0.0, 1.0)  # noqa: S311 - spreads load
+                entry.seen_at = now  # it was there until now, whether it could renew or not
 
     def standings(self) -> dict[str, Standing]:
         """Every session that is wanted."""
@@ -126,13 +126,17 @@ class Leases:
             self._wake.clear()
 
     async def _ask(self, name: str) -> None:
-        asked = self._entries[name]
-        asked.asked_at, asked.doubted = self._clock(), False
+        entry = self._entries.get(name)
+        if entry is None:
+            return
+        entry.asked_at, entry.doubted = self._clock(), False
         try:
             lease = lease_of(await self._api.get(SESSIONS, name, SYSTEM_NAMESPACE))
             check_public_key(lease.public_key)
         except TpnetError as error:
-            if isinstance(error, NotThere) and not isinstance(error, Unreachable):
+            if (
+                isinstance(error, NotThere) and '" not found' in error.message
+            ):  # it, and not its kind or the server
                 self._take(name, Standing(LeaseState.GONE), AGAIN)
             elif (entry := self._entries.get(name)) is not None:
                 entry.due = self._clock() + random.uniform(2.0, 4.0)  # noqa: S311 - spreads load

@@ -173,6 +173,9 @@ class Publisher:
             every = FIRST_HITS_EVERY if seen.hits < FIRST_HITS else HITS_EVERY
             if counted == seen and time.monotonic() - self.writer.written_at(where) < every:
                 return
+            if counted == seen:
+                self.writer.put(where, part, lambda: self._apply_part(wish, part))
+                return
         uncounted = part and replace(part, hits=0, last_hit="")
         self.writer.put(where, uncounted, lambda: self._apply_part(wish, part))
 

@@ -161,7 +161,7 @@ class World:
             if here or owned:
                 refs |= {Ref(NAMESPACES, "", wish.namespace)} | ({ref} if ref else set())
                 sessions |= {wish.spec.session} - {""}
-            if self.owned.get(wish.key) == 0:
+            if wish.key in self.owned:  # first or second: the first may be dead
                 ours.add(wish.spec.session)
         self.slices.want(services)
         self.lookups.want(refs)

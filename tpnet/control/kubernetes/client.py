@@ -176,13 +176,20 @@ class ClusterControl:
             return await coroutine
         except (NotThere, Refused) as error:
             # Of a kind that there is not, whoever has no right to it is told of the missing right.
-            missing = isinstance(error, Refused) and not await self.api.serves(INTERCEPTS)
+            missing = isinstance(error, Refused) and not await self._has_kinds()
             missing |= "could not find the requested resource" in error.message
             if missing or "page not found" in error.message:
                 raise NotThere(
                     "tpnet is not installed in this cluster.", "An admin installs it: tpnet install"
                 ) from error
             raise
+
+    async def _has_kinds(self) -> bool:
+        """Whether our kinds are there, or may be."""
+        try:
+            return await self.api.serves(INTERCEPTS)
+        except TpnetError:
+            return True
 
     def resolve(self, target: str) -> list[TargetInfo]:
         """See ``Control``. ``[svc/]NAME``, ``deploy/NAME``, ``sts/NAME``, ``ds/NAME``, ``pod/NAME``."""

@@ -136,7 +136,7 @@ async def _check_rivals(api: Api, user: str, obj: Object) -> None:
     meta, spec = obj["metadata"], from_api(InterceptSpec, obj["spec"])
     try:
         items, _ = await api.list(INTERCEPTS, meta["namespace"])
-    except (Refused, NotThere):
+    except TpnetError:
         return  # what is missing is said when it is made
     for item in items:
         name, other = item["metadata"]["name"], from_api(InterceptSpec, item["spec"])

@@ -80,7 +80,7 @@ def status_of(obj: Object) -> InterceptStatus:
 
 def _problems(report: InterceptReport) -> list[str]:
     """What is wrong, each thing once: why it is not taken at all, or else what every node says of its pods."""
-    if not report.conditions:
+    if not report.conditions and not report.nodes:
         return ["no agent has said anything yet"]
     wrong = {one.type: one.message for one in report.conditions if one.status == "False"}
     if "Accepted" in wrong:
@@ -92,7 +92,7 @@ def _problems(report: InterceptReport) -> list[str]:
             if not end.ready and end.reason:
                 reasons.setdefault(end.reason, []).append(end.pod)
         problems += [f"node {part.node}: {_pods(pods)}: {why}" for why, pods in reasons.items()]
-        if part.message and not reasons:
+        if part.message and not any(part.message.endswith(why) for why in reasons):
             problems.append(f"node {part.node}: {part.message}")
     return problems or [*wrong.values()]
 
