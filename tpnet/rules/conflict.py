@@ -34,8 +34,6 @@ def find_conflict(new: Intercept, existing: Iterable[Intercept]) -> Intercept | 
 
 def conflict_error(other: Intercept, now: float) -> Conflict:
     """The refusal that names the intercept which is already there. ``now`` in Unix seconds."""
-    takes = describe(other)
-    what = "everything" if takes == "everything" else f"requests with {takes}"
     if any(rule.name.lower() == AUTO_HEADER for rule in other.headers):
         hint = f"End it with tpnet leave {other.name}, or give each a path of its own."
     elif other.headers:
@@ -43,16 +41,19 @@ def conflict_error(other: Intercept, now: float) -> Conflict:
     else:
         hint = "Use --http-header=auto to take only your own requests."
     return Conflict(
-        f"{other.user}'s intercept {other.name} (on for {_age(now - other.created)}) already takes {what}.",
+        f"{other.user}'s intercept {other.name} (on for {_age(now - other.created)}) already takes {_what(other)}.",
         hint,
     )
 
 
 def older_takes(user: str, name: str, rules: HasRules) -> str:
     """The sentence about an intercept that is in the way of a newer one; the same wherever it is said."""
+    return f"{user}'s intercept {name}, which is older, already takes {_what(rules)}."
+
+
+def _what(rules: HasRules) -> str:
     takes = describe(rules)
-    what = "everything" if takes == "everything" else f"requests with {takes}"
-    return f"{user}'s intercept {name}, which is older, already takes {what}."
+    return "everything" if takes == "everything" else f"requests with {takes}"
 
 
 def _age(seconds: float) -> str:

@@ -269,8 +269,7 @@ class ClusterPresence:
         for node in sorted(wanted):
             link = self._links.get(node)
             since = self._unwanted.pop(node, None)
-            kept = link is not None and link.up and since is not None and now - since < KEEP_SECONDS
-            if since is not None and link is not None and not kept:
+            if since is not None and link is not None and not (link.up and now - since < KEEP_SECONDS):
                 # Its agent may have let go of us meanwhile, and knows nothing of the keys that were agreed on. One that
                 # answers has not: it would lose what it sends while keys are agreed on anew.
                 self._asked.pop(node, None)

@@ -398,6 +398,9 @@ def test_what_is_in_the_way_is_named_before_anything_is_made(control, api):
     control.create_intercept(intercept(name="shop/header", headers=(("Coder", "B"),)))
     control.create_intercept(intercept(name="shop/port", port=81))
     there["status"] = accepted(there, reason="SessionGone")
+    odd = copy.deepcopy(there)
+    odd["metadata"]["name"], odd["spec"], odd["status"] = "odd", {"of": "another version"}, accepted(there)
+    api.put(INTERCEPTS, odd)
     assert control.create_intercept(intercept(name="shop/another")).ready == 2
 
 

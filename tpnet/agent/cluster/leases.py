@@ -1,9 +1,10 @@
 """Sessions, and whether they live. asyncio.
 
 An agent asks for a session when an intercept first names it, and after that only while its tunnel is dead: thousands
-of agents must not hear of every renewal. Whether it is still there although its tunnel lives, one agent asks once a
-minute, and the others when that one says it is gone: who removes a session need not wait for its computer to agree. It
-must never end a session by comparing clocks of two machines: a lease is over when it was seen unchanged for its length.
+of agents must not hear of every renewal. Whether it is still there although its tunnel lives, the two agents that
+answer for an intercept of it ask once a minute, and the others when one says that it is gone: who removes a session need
+not wait for its computer to agree. It must never end a session by comparing clocks of two machines: a lease is over when
+it was seen unchanged for its length.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LOOK_EVERY = 0.5
 MARGIN = (0.5, 2.5)
 """Seconds beyond the end of a lease until it is looked at, spread."""
 CHECK_EVERY = (45.0, 75.0)
-"""Seconds until a session whose tunnel lives is asked for again by the agent that answers for it, spread."""
+"""Seconds until a session whose tunnel lives is asked for again by the agents that answer for it, spread."""
 AGAIN = 15.0
 """Seconds until a session that has ended is asked for again: its computer may have slept."""
 

@@ -18,14 +18,13 @@ from tpnet.control.kubernetes.names import COMPUTER, MANAGER_CLIENT
 from tpnet.control.kubernetes.resources import INTERCEPTS, SESSIONS, SYSTEM_NAMESPACE
 from tpnet.control.kubernetes.targets import split_name
 from tpnet.control.kubernetes.view import objects_of, status_of, unix_time
-from tpnet.model import Conflict, InterceptSpec, NotThere, Refused, SessionSpec, TpnetError
+from tpnet.model import Conflict, InterceptSpec, InvalidInput, NotThere, Refused, SessionSpec, TpnetError
 from tpnet.rules import older_takes
 from tpnet.rules.precedence import header_key
 
 if TYPE_CHECKING:
     from tpnet.control.kubernetes.api import Api, Object
     from tpnet.model import Intercept
-    from tpnet.rules.describe import HasRules
 
 READY_SECONDS = 10.0
 """Seconds that ``create`` waits for the agents; afterwards it gives what they have said until then."""
@@ -134,20 +133,23 @@ async def _check_rivals(api: Api, user: str, obj: Object) -> None:
     The agents would refuse it too, but go by age, of which the API server keeps the second alone.
     """
     meta, spec = obj["metadata"], from_api(InterceptSpec, obj["spec"])
+    wanted = spec.target, spec.port, spec.path, header_key(spec.headers)
     try:
         items, _ = await api.list(INTERCEPTS, meta["namespace"])
     except TpnetError:
         return  # what is missing is said when it is made
     for item in items:
-        name, other = item["metadata"]["name"], from_api(InterceptSpec, item["spec"])
-        same = (other.target, other.port, other.path) == (spec.target, spec.port, spec.path)
-        if (
-            same
-            and name != meta["name"]
-            and header_key(other.headers) == header_key(spec.headers)
-            and _stands(item)
-        ):
-            raise _conflict(user, other.user, f"{meta['namespace']}/{name}", other)
+        name = item["metadata"]["name"]
+        if name == meta["name"] or not _stands(item):
+            continue
+        try:
+            other = from_api(InterceptSpec, item["spec"])
+        except InvalidInput:
+            continue  # another version's, which is none of ours to judge
+        if (other.target, other.port, other.path, header_key(other.headers)) == wanted:
+            full = f"{meta['namespace']}/{name}"
+            own = f"It is your own: tpnet leave {full} ends it."
+            raise Conflict(older_takes(other.user, full, other), own if other.user == user else _ANOTHER)
 
 
 def _stands(item: Object) -> bool:
@@ -158,11 +160,6 @@ def _stands(item: Object) -> bool:
         and said.get("Accepted", {}).get("status") == "True"
         and said.get("Ready", {}).get("reason") not in {"SessionGone", "NoSession"}
     )
-
-
-def _conflict(user: str, whose: str, name: str, rules: HasRules) -> Conflict:
-    own = f"It is your own: tpnet leave {name} ends it."
-    return Conflict(older_takes(whose, name, rules), own if whose == user else _ANOTHER)
 
 
 async def _next(api: Api, namespace: str, name: str, version: str) -> Object | None:
