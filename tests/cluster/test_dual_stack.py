@@ -1,7 +1,6 @@
 """The main cases where pods, services, nodes and laptops have IPv4 and IPv6."""
 
 import json
-import re
 
 import pytest
 from agent_bed import Bed
@@ -63,7 +62,7 @@ def answered(cluster, namespace, *headers):
 def test_requests_of_both_families_are_taken_and_the_rest_is_not(dual_cluster, desk, shop):
     before = traces(*dual_cluster.nodes)
     said = desk.tpnet("intercept", "orders", "--http-header=Coder=Bob", "-n", shop).stdout
-    assert re.search(r"2/2 on [12] nodes? redirected", said), said
+    assert "2/2 on 2 nodes redirected" in said
     assert answered(dual_cluster, shop, "Coder: Bob") == {"bob"}
     assert answered(dual_cluster, shop) == {"pod"}
     desk.tpnet("leave", "--all")

@@ -373,6 +373,23 @@ def test_a_refused_intercept_is_not_left_behind(control, api, reason, error):
     assert not [key for key in api.objects if key[0] == "Intercept"]
 
 
+def test_ready_is_not_enough_while_a_node_s_part_is_still_to_come(control, api):
+    def conclusion_first(obj):
+        whole = ready(obj)
+
+        def part():
+            there = api.objects["Intercept", "shop", "orders-bob"]
+            api.put(INTERCEPTS, there | {"status": whole}, "MODIFIED")
+
+        asyncio.get_running_loop().call_later(0.1, part)
+        return whole | {"nodes": []}
+
+    api.agent = conclusion_first
+    control.follow("shop", "bob-1", lambda: None)
+    assert control.create_intercept(intercept()).ready == 2
+    assert control.nodes("bob-1") == {"n1"}
+
+
 def accepted(obj, reason="Redirected"):
     status = ready(obj, reason=reason)
     taken = ready(obj, kind="Accepted", reason="Accepted")["conditions"]

@@ -111,15 +111,15 @@ async def _settled(api: Api, made: Object) -> Object:
     generation, started = meta["generation"], time.monotonic()
     version, latest = meta["resourceVersion"], made
     while True:
-        status = status_of(latest)
         if refused := refusal(latest, generation):
             raise refused
-        silent = not (latest.get("status") or {}).get("nodes")
-        patience = NOBODY_SECONDS if silent else READY_SECONDS
+        parts = (latest.get("status") or {}).get("nodes") or ()
+        patience = READY_SECONDS if parts else NOBODY_SECONDS
         left = started + patience - time.monotonic()
-        # Each agent says by itself what it sees: the condition may be a step ahead of some node's part.
-        counted = (latest.get("status") or {}).get("redirected", "")
-        if left <= 0 or (_is_ready(latest, generation) and counted == f"{status.ready}/{status.total}"):
+        # An agent may have concluded before another's part, or its own, is there: from the parts the session learns to
+        # which nodes it has to have a tunnel.
+        told = sum(part.get("ready", 0) for part in parts)
+        if left <= 0 or (_is_ready(latest, generation) and told >= status_of(latest).ready):
             return latest
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left):
