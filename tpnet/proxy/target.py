@@ -14,8 +14,9 @@ import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tpnet.http.conversation import Route
+from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.model import OnFailure
-from tpnet.proxy.bypass import BypassMap, pack_endpoint
+from tpnet.proxy.bypass import BypassMap
 from tpnet.proxy.channel import AddTarget, AppRefused, Drained, Purpose
 from tpnet.proxy.connection import Connection
 from tpnet.proxy.counters import TargetCount
