@@ -15,6 +15,8 @@ import socket
 import sys
 from collections import deque
 
+from tpnet.kernel.libc import die_with_parent
+from tpnet.kernel.limits import raise_file_limit
 from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
 from tpnet.proxy.channel import (
@@ -28,9 +30,11 @@ from tpnet.proxy.channel import (
     SetSession,
     Sockets,
 )
-from tpnet.proxy.context import Context, SessionState
-from tpnet.proxy.loop import IN, Socket
+from tpnet.proxy.context import Context
+from tpnet.proxy.loop import IN
+from tpnet.proxy.sessions import SessionState
 from tpnet.proxy.target import Target
+from tpnet.proxy.transport import Socket
 
 COUNT_EVERY = 1.0
 """Seconds between two messages with counters."""
@@ -78,7 +82,7 @@ class Worker:
             return
         self._count_at = now + COUNT_EVERY
         if self.context.sessions:
-            self.context.session_stock.tick()
+            self.context.session_pool.tick()
         for target in list(self._targets.values()):
             target.tick(now)
         self.context.look_for_room()
@@ -113,8 +117,8 @@ class Worker:
         elif isinstance(message, SetRules):
             target = self._targets.get(message.target)
             if target is not None:
-                target.set_rules([channel.intercept_of(one) for one in message.intercepts])
-                names = {name for one in self._targets.values() for name in one.intercepts}
+                target.router.set_rules([channel.intercept_of(one) for one in message.intercepts])
+                names = {name for one in self._targets.values() for name in one.router.intercepts}
                 self.context.book.keep_only(names)
         elif isinstance(message, SetSession):
             self._set_session(message)
@@ -133,9 +137,9 @@ class Worker:
         socks = [Socket(family, socket.SOCK_STREAM, 0, fd) for fd in fds]
         target = self._targets.get(message.target)
         if purpose is Purpose.SESSION:
-            self.context.session_stock.add(socks)
+            self.context.session_pool.add(socks)
         elif target is not None:
-            target.add_sockets(purpose, socks)
+            target.dialler.add_sockets(purpose, socks)
         else:
             for sock in socks:
                 sock.close()
@@ -145,7 +149,7 @@ class Worker:
         if state is None:
             state = SessionState(message.address, message.up, frozenset(message.ports), set())
             self.context.sessions[message.name] = state
-            self.context.session_stock.refill()
+            self.context.session_pool.refill()
             return
         if not message.up or message.address != state.address:
             self._lose(message.name)
@@ -172,18 +176,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--uid", type=int, required=True, help="user and group to become")
     options = parser.parse_args(argv)
-    privileges.die_with_parent()
+    die_with_parent()
     warm_up()
     end = socket.socket(fileno=options.channel)
     end.setblocking(False)
     end.set_inheritable(False)
-    limit = privileges.raise_file_limit()
+    limit = raise_file_limit()
     try:
         privileges.drop(options.uid)
     except TpnetError as error:
         print(f"tpnet worker: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    privileges.die_with_parent()
+    die_with_parent()
     worker = Worker(end, limit)
     gc.collect()
     gc.freeze()
