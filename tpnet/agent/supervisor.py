@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tpnet import log
 from tpnet.agent.answers import Parts
 from tpnet.agent.feed import Feed
 from tpnet.agent.orders import LocalOrders
@@ -139,31 +140,28 @@ class Agent:
     async def run(self) -> None:
         """Look after everything until ``stop``."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(MIRROR_EVERY, self._mirror))
-            group.create_task(self._every(LOOK_EVERY, self._look))
+            group.create_task(self._every(MIRROR_EVERY, self._targets.mirror, self._orders.glance))
+            looks = (self._targets.look_for_the_vanished, self._orders.look, self._sessions.mend)
+            group.create_task(self._every(LOOK_EVERY, *looks))
 
-    async def _every(self, seconds: float, func: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, seconds: float, *looks: Callable[[], Awaitable[None] | None]) -> None:
+        """Call each again and again. One that fails keeps neither the others nor the agent from going on."""
         while not self._stopping.is_set():
-            await func()
+            for look in looks:
+                try:
+                    if (awaited := look()) is not None:
+                        await awaited
+                except TpnetError as error:
+                    _log.warning("%s", error.message)
+                except Exception:  # noqa: BLE001 - every target would be given back
+                    _log.exception("a look of the agent's failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._stopping.wait()
 
-    async def _mirror(self) -> None:
-        self._targets.mirror()
-        self._orders.glance()
-
     async def close(self) -> None:
         """Give every target back, let connections end for seconds, undo every change, end every process."""
         await self._undo.aclose()
-
-    async def _look(self) -> None:
-        try:
-            self._targets.look_for_the_vanished()
-            await self._orders.look()
-            await self._sessions.mend()
-        except TpnetError as error:
-            _log.warning("%s", error.message)
 
     def _worker_ready(self) -> None:
         self._sessions.worker_ready()
@@ -289,14 +287,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--udp-port", type=int, default=AGENT_UDP_PORT)
     parser.add_argument("--worker-uid", type=int, default=WORKER_UID)
     args = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
-    )
-    try:
-        run_agent(args.run_dir, udp_port=args.udp_port, worker_uid=args.worker_uid)
-    except TpnetError as error:
-        _log.error("%s %s", error.message, error.hint)
-        return error.exit_code
+    with log.to_stderr():
+        try:
+            run_agent(args.run_dir, udp_port=args.udp_port, worker_uid=args.worker_uid)
+        except TpnetError as error:
+            _log.error("%s %s", error.message, error.hint)
+            return error.exit_code
     return 0
 
 
