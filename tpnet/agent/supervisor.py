@@ -32,10 +32,11 @@ from tpnet.control.local.server import ControlServer
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import all_namespaces
 from tpnet.datapath.program import compile_program
-from tpnet.datapath.redirect import probe
+from tpnet.datapath.redirect import make_signs, probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
 from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.signs import SUPERVISOR
 from tpnet.model import AgentStatus, Refused, TpnetError
 from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
 from tpnet.tunnel import AGENT_UDP_PORT
@@ -58,6 +59,8 @@ It vanishes with its holder.
 """
 MIRROR_EVERY = 0.2
 """Seconds between two looks at what listens in the targets' namespaces."""
+BEAT_EVERY = 0.1
+"""Seconds between two signs of life of the supervisor, and two looks at the worker's."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at everything else: leases, vanished targets, the tunnel's device."""
 END_SECONDS = 3.0
@@ -98,8 +101,10 @@ class Agent:
         await asyncio.to_thread(sweep, state)
 
         orders = self._orders
+        self._signs = signs = make_signs()
+        undo.callback(signs.close)
         self._workers = workers = Workers(
-            self._worker_uid, self._worker_ready, self._worker_lost, self._worker_says
+            self._worker_uid, signs, self._worker_ready, self._worker_lost, self._worker_says
         )
         self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
         undo.push_async_callback(orders.end)
@@ -114,7 +119,7 @@ class Agent:
         program = await compiling
 
         self._ledger = Ledger()
-        self._targets = targets = Targets(program, workers, state)
+        self._targets = targets = Targets(program, signs, workers, state)
         self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
         undo.push_async_callback(workers.close)
         workers.start()
@@ -140,6 +145,7 @@ class Agent:
     async def run(self) -> None:
         """Look after everything until ``stop``."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(BEAT_EVERY, self._beat, self._workers.watch))
             group.create_task(self._every(MIRROR_EVERY, self._targets.mirror, self._orders.glance))
             looks = (self._targets.look_for_the_vanished, self._orders.look, self._sessions.mend)
             group.create_task(self._every(LOOK_EVERY, *looks))
@@ -158,6 +164,9 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._stopping.wait()
+
+    def _beat(self) -> None:
+        self._signs.beat(SUPERVISOR)
 
     async def close(self) -> None:
         """Give every target back, let connections end for seconds, undo every change, end every process."""

@@ -17,6 +17,7 @@ from collections import deque
 
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.signs import WORKER, Signs
 from tpnet.log import to_stderr
 from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
@@ -30,6 +31,7 @@ from tpnet.proxy.channel import (
     SetRules,
     SetSession,
     Sockets,
+    TakeSigns,
 )
 from tpnet.proxy.context import Context, SessionState
 from tpnet.proxy.loop import IN, Socket
@@ -109,6 +111,10 @@ class Worker:
     def _obey(self, message: Message, fds: list[int]) -> None:
         if isinstance(message, Sockets):
             self._sockets(message, fds)
+        elif isinstance(message, TakeSigns):
+            self.context.signs = signs = Signs(fds[0])
+            self.context.loop.give_signs(lambda: signs.beat(WORKER))
+            return
         elif isinstance(message, AddTarget):
             bypass = fds[1] if len(fds) > 1 else None
             self._targets[message.target] = Target(self.context, message, Socket(fileno=fds[0]), bypass)

@@ -140,6 +140,8 @@ def probe(run_dir: Path | None) -> None:
             why = str(answer.get("error", {}).get("message", "It does not say."))
         elif not answer["ok"].get("worker_pids"):
             why = "There is no worker at this moment; all traffic goes to the apps."
+        elif silent := answer["ok"].get("worker_silent"):
+            why = f"The worker has not responded for {silent:g} s; new connections go to the apps."
     except (OSError, ValueError) as error:
         why = f"It does not answer at {folder}/agent.sock: {error}."
     if why:
