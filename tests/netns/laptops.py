@@ -6,13 +6,15 @@ Everything between a client and a handler is the real thing here: worker, tunnel
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import replace
+from functools import partial
 from uuid import uuid4
 
 from agent_lab import GET, AgentLab, wait_until
 from podnet import App
 from tunnel_lab import Lab
-from worker_lab import Server
+from worker_lab import Server, answering, read_head
 
 from tpnet.datapath.netns import NetNs
 from tpnet.model import TpnetError
@@ -134,6 +136,56 @@ class Scene:
 
     def close(self):
         self._stack.close()
+
+
+class Stage(Scene):
+    """A scene for many tests, intercepted already: ``plays`` says what app and handler do with each connection."""
+
+    def __init__(self, agent):
+        super().__init__(agent)
+        try:
+            self._plays = {}
+            self.app(partial(self._play, "app"))
+            self.bob.serve(partial(self._play, "bob"))
+            self.plays(app=None, bob=None)
+            self.intercept()
+        except BaseException:
+            self.close()
+            raise
+
+    def plays(self, app=None, bob=None):
+        """``serve(sock)`` for each connection from now on; who has none answers with its name."""
+        self._plays = {"app": app or answering("app"), "bob": bob or answering("bob")}
+
+    def _play(self, side, sock):
+        self._plays[side](sock)
+
+
+def head_of(sock):
+    """One head, byte by byte so that nothing of what follows is taken; empty at the end.
+
+    A session daemon tries a handler by connecting to it, so that one without a request is nothing wrong.
+    """
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        byte = sock.recv(1)
+        if not byte:
+            return b""
+        head += byte
+    return head
+
+
+def answer(sock):
+    """One response with a Content-Length, and nothing of what follows it: status and body."""
+    head = read_head(sock)
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    assert length, head
+    body = b""
+    while len(body) < int(length[1]):
+        more = sock.recv(int(length[1]) - len(body))
+        assert more, f"the connection ended in a body: {head!r}"
+        body += more
+    return int(head.split()[1]), body.decode()
 
 
 def request(method=b"GET", more=b"", body=b"", path=b"/"):

@@ -1,20 +1,12 @@
 """Apps that have few connections, or that end those on which nothing comes: what an intercept must not use up."""
 
-import contextlib
 import threading
 import time
 
 import pytest
 from agent_lab import GET, ask
-from laptops import Scene
+from laptops import answer
 from servers import gunicorn, node, one_at_a_time
-from worker_lab import answer
-
-
-@pytest.fixture
-def scene(agent):
-    with contextlib.closing(Scene(agent)) as scene:
-        yield scene
 
 
 def test_gunicorn_s_two_workers_serve_everybody_while_two_clients_keep_connections_to_a_developer(scene):
