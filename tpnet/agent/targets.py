@@ -45,11 +45,12 @@ LINGER = 1.0
 class Targets:
     """Actual state.
 
-    ``failures`` has the error of each wanted target that could not be raised at the last try.
+    ``failures`` has the error of each wanted target that could not be raised at the last try. ``program`` must be
+    there before the first target is raised.
     """
 
-    def __init__(self, program: Program, signs: Signs, workers: Workers, state: StateFile) -> None:
-        self._program = program
+    def __init__(self, signs: Signs, workers: Workers, state: StateFile) -> None:
+        self.program: Program | None = None
         self._signs = signs
         self._workers = workers
         self._state = state
@@ -135,7 +136,8 @@ class Targets:
         name, port = key
         namespace = self._namespaces.get(name)
         if namespace is None:
-            namespace = await asyncio.to_thread(open_namespace, name, self._program, self._signs, self._state)
+            assert self.program is not None, "the agent has started"
+            namespace = await asyncio.to_thread(open_namespace, name, self.program, self._signs, self._state)
             self._namespaces[name] = namespace
         listener = await asyncio.to_thread(namespace.redirect.add, port)
         try:
