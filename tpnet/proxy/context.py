@@ -17,6 +17,7 @@ from tpnet.proxy.stream import PIPES, Pipes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tpnet.kernel.signs import Signs
     from tpnet.proxy.sessions import SessionState
 
 UNDECIDED = 10.0
@@ -45,7 +46,7 @@ class Context:
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
         "most_sockets", "paused",
-        "pipes", "removed", "session_pool", "sessions", "tell", "undecided", "waiting",
+        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided", "waiting",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
@@ -54,6 +55,7 @@ class Context:
         self.book = Book()
         self.tell = tell
         self.sessions: dict[str, SessionState] = {}
+        self.signs: Signs | None = None
         self._most_ahead = min(MOST, file_limit // 16)
         self.session_pool = self.pool(Purpose.SESSION, 0, 8)
         self._reserve = min(_RESERVE, file_limit // 3)
@@ -71,16 +73,20 @@ class Context:
         self.paused = Deadlines(loop, RETRY, methodcaller("resume"))
 
     def set_full(self) -> None:
-        """Ask the supervisor, once, to leave new clients to the apps."""
+        """Leave new clients to the apps: at once through memory, and for ``status`` by way of the supervisor."""
         if not self.full:
-            self.full = True
-            self.tell(Full(full=True))
+            self._set_full(full=True)
 
     def look_for_room(self) -> None:
         """Take new clients again once an eighth of the room is free. Once a second."""
         if self.full and self.loop.sockets < self.full_at * 7 // 8:
-            self.full = False
-            self.tell(Full(full=False))
+            self._set_full(full=False)
+
+    def _set_full(self, *, full: bool) -> None:
+        self.full = full
+        if self.signs is not None:
+            self.signs.withdraw(withdrawn=full)
+        self.tell(Full(full=full))
 
     def pool(self, purpose: Purpose, target: int, least: int) -> SocketPool:
         """A pool whose sockets are asked for as ``purpose`` and ``target`` say."""
