@@ -22,10 +22,12 @@ import sys
 import termios
 from typing import TYPE_CHECKING
 
+from tpnet.session.handlers import addresses_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpnet.session.handlers import Handler
+    from tpnet.model import Handler
 
 CONNECTED, REFUSED = b"\x00", b"\x01"
 READ_SIZE = 256 * 1024
@@ -149,8 +151,8 @@ class Forward:
 async def dial(handler: Handler) -> socket.socket:
     """A connection to the handler, in this computer's own network. Raises ``OSError``."""
     loop = asyncio.get_running_loop()
-    failure: OSError = OSError(errno.EHOSTUNREACH, "its name is unknown")
-    for address in await handler.addresses():
+    failure = OSError(errno.EHOSTUNREACH, "no address")
+    for address in await addresses_of(handler):
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:

@@ -16,14 +16,23 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tpnet.model import Conflict, Intercept, InterceptStatus, InvalidInput, NotThere, TpnetError
+from tpnet.model import (
+    Conflict,
+    Intercept,
+    InterceptStatus,
+    InvalidInput,
+    NotThere,
+    TpnetError,
+    parse_handler,
+)
 from tpnet.session.forward import Forward
-from tpnet.session.handlers import Handler, HandlerWatch, parse_handler
+from tpnet.session.handlers import HandlerWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpnet.control.base import Control
+    from tpnet.model import Handler
     from tpnet.session.cluster import ClusterPresence
     from tpnet.session.presence import Presence
 
@@ -159,7 +168,7 @@ class Wishes:
             )
             wish = _Wish(intercept, handler, door)
             try:
-                up = await self._watch.add(draft.name, handler)
+                problem = await self._watch.add(draft.name, handler)
                 status = await self._create(wish)
             except BaseException:
                 self._watch.remove(draft.name)
@@ -170,7 +179,9 @@ class Wishes:
         log.info("intercept %s of %s stands, for %s", draft.name, draft.target, handler)
         with contextlib.suppress(TpnetError):  # the keeper of the lease finds out by itself
             await self._presence.settled()
-        return dataclasses.replace(status, handler_up=up, session_up=self._presence.up)
+        return dataclasses.replace(
+            status, handler_up=not problem, handler_problem=problem, session_up=self._presence.up
+        )
 
     async def remove(self, name: str) -> dict[str, Any]:
         """Remove an intercept; its connections may yet end. See ``SessionClient.remove``.
@@ -224,7 +235,8 @@ class Wishes:
             {
                 "name": name,
                 "handler": str(wish.handler),
-                "handler_up": self._watch.up(name),
+                "handler_up": not self._watch.problem(name),
+                "handler_problem": self._watch.problem(name),
                 "tunnel_port": wish.intercept.tunnel_port,
                 "open": wish.door.open,
                 "total": wish.door.total,
@@ -260,10 +272,9 @@ class Wishes:
             raise
 
     def _handlers(self) -> dict[str, bool]:
-        return {name: self._watch.up(name) for name, wish in self._wishes.items() if wish.standing}
+        return {name: not self._watch.problem(name) for name, wish in self._wishes.items() if wish.standing}
 
-    def _handler_changed(self, name: str, up: bool) -> None:
-        del name, up
+    def _handler_changed(self) -> None:
         self._presence.wake()
 
     async def _create(self, wish: _Wish) -> InterceptStatus:

@@ -69,6 +69,7 @@ SESSION = {
     "intercepts": [
         {
             "name": f"shop/{name}", "handler": handler, "handler_up": up, "tunnel_port": 20000,
+            "handler_problem": "" if up else f"nothing listens on {handler}",
             "open": 2, "total": 1204, "refused": 0, "problem": "",
         }
         for name, handler, up in (("orders-bob", "127.0.0.1:8080", True), ("cart-bob", "127.0.0.1:8081", False))
@@ -173,7 +174,8 @@ class FakeDaemon:
         self.added.append(draft)
         target = draft.target if "/" in draft.target else f"svc/{draft.target}"
         stood = dataclasses.replace(draft, session="bob-0a1b2c3d", target=target, tunnel_port=20000)
-        return InterceptStatus(stood, 2, 2, self.handler_up, True)
+        problem = "" if self.handler_up else f"nothing listens on {draft.handler}"
+        return InterceptStatus(stood, 2, 2, self.handler_up, True, handler_problem=problem)
 
     def remove(self, name):
         if name not in {entry["name"] for entry in self.info()["intercepts"]}:

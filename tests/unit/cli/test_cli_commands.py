@@ -24,6 +24,7 @@ class FakeSession:
         self.added = []
         self.removed = []
         self.handler_up = handler_up
+        self.handler_problem = ""
         self.there = True
         self.started = False
         self.quitted = False
@@ -40,8 +41,18 @@ class FakeSession:
             "started": time.time(),
             "endpoint": "10.0.0.1:21820",
             "intercepts": [
-                {"name": name, "handler": "127.0.0.1:8080", "open": 1, "total": 1204} for name in self.names
+                {
+                    "name": name,
+                    "handler": "127.0.0.1:8080",
+                    "handler_up": self.handler_up,
+                    "handler_problem": "",
+                    "problem": "",
+                    "open": 1,
+                    "total": 1204,
+                }
+                for name in self.names
             ],
+            "agents": [{"node": "", "up": True}],
         }
 
     def add(self, intercept):
@@ -49,7 +60,10 @@ class FakeSession:
             raise self.failure
         self.added.append(intercept)
         stood = dataclasses.replace(intercept, session="bob@laptop", targets=samples.SHOPS, tunnel_port=20000)
-        return InterceptStatus(stood, 2, 2, self.handler_up, True)
+        problem = self.handler_problem or (
+            "" if self.handler_up else f"nothing listens on {intercept.handler}"
+        )
+        return InterceptStatus(stood, 2, 2, not problem, True, handler_problem=problem)
 
     def remove(self, name):
         self.info()
@@ -137,8 +151,51 @@ def test_intercept_says_what_it_does_and_what_is_true_now(session, agent, capsys
         "lab-shop-bob",
         "bob",
         80,
-        "127.0.0.1:8080",
+        "localhost:8080",
     )
+
+
+@pytest.mark.parametrize(
+    ("to", "port", "handler", "remote"),
+    [
+        ("localhost", "8080:80", "localhost:8080", 80),
+        ("::1", "8080:80", "[::1]:8080", 80),
+        ("[::1]", "8080:80", "[::1]:8080", 80),
+        ("[::1]:5173", "5173:80", "[::1]:5173", 80),
+        ("[::1]:5173", None, "[::1]:5173", 80),
+        ("localhost:5173", None, "localhost:5173", 80),
+        ("dev-box:5173", None, "dev-box:5173", 80),
+        (":5173", None, "localhost:5173", 80),
+        ("5173", None, "localhost:5173", 80),
+    ],
+)
+def test_to_takes_a_host_an_address_or_either_with_the_port(session, to, port, handler, remote):
+    assert run(["intercept", "lab-shop-*", "--to", to, *(["--port", port] if port else [])]) == 0
+    (added,) = session.added
+    assert (added.handler, added.port) == (handler, remote)
+
+
+@pytest.mark.parametrize(
+    ("to", "port", "hint"),
+    [
+        ("localhost:5173", "8080:80", "--port 5173:80"),
+        ("localhost:5173", "80", "--port 5173:80"),
+        ("http://localhost:5173/", "80", "Only its host and port: localhost:5173"),
+        ("::1:5173", "80", "[::1]:5173"),
+        ("my host", "80", "localhost:8080"),
+    ],
+)
+def test_to_that_is_none_is_refused_with_what_is_right(session, capsys, to, port, hint):
+    assert run(["intercept", "lab-shop-*", "--to", to, "--port", port]) == 2
+    assert hint in capsys.readouterr().err
+    assert session.added == []
+
+
+def test_unknown_host_is_told_as_unknown(session, capsys):
+    session.handler_problem = "the host dev-box is unknown"
+    assert run(["intercept", "lab-shop-*", "--to", "dev-box:8080"]) == 0
+    out = one_line(capsys.readouterr().out)
+    assert "! handler the host dev-box is unknown; requests go to the app until that changes" in out
 
 
 def test_intercept_without_a_port_means_the_only_one_for_both(session, capsys):
@@ -179,7 +236,7 @@ def test_a_name_that_another_has_is_refused_before_a_session_starts(session, age
 def test_a_missing_handler_is_said_and_no_failure(session, capsys):
     session.handler_up = False
     assert run(["intercept", "lab-shop-*", "-p", "8080:80", "--http-header=a=b"]) == 0
-    said = "! handler nothing listens on 127.0.0.1:8080 yet; requests go to the app until it does"
+    said = "! handler nothing listens on localhost:8080; requests go to the app until that changes"
     assert said in one_line(capsys.readouterr().out)
 
 

@@ -13,8 +13,8 @@ from ipaddress import IPv6Address
 
 import pytest
 
+from tpnet.model import Handler
 from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, Forward
-from tpnet.session.handlers import Handler
 
 LOCAL = IPv6Address("::1")
 
