@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from agent_lab import Agent
+from laptops import Scene, Stage
 from podnet import PodNet
 
 
@@ -37,6 +38,20 @@ def agent():
     """An agent for all tests of a file, none of which kills it."""
     with contextlib.closing(Agent()) as agent:
         yield agent.start()
+
+
+@pytest.fixture
+def scene(agent):
+    """A pod and a developer of this test's own, at the file's agent."""
+    with contextlib.closing(Scene(agent)) as scene:
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def stage(agent):
+    """A pod, and a developer who intercepts it, for all tests of a file; each says what app and handler do."""
+    with contextlib.closing(Stage(agent)) as stage:
+        yield stage
 
 
 @pytest.fixture

@@ -199,6 +199,14 @@ def read_head(sock):
     return head
 
 
+def read_all(sock):
+    """What comes until the end."""
+    data = bytearray()
+    while more := sock.recv(65536):
+        data += more
+    return bytes(data)
+
+
 def answer(sock):
     """One answer with a Content-Length: status and body."""
     head, _, body = read(sock, lambda data: b"\r\n\r\n" in data).partition(b"\r\n\r\n")
