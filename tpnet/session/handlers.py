@@ -50,7 +50,7 @@ async def addresses_of(handler: Handler) -> list[Address]:
         found = await loop.getaddrinfo(handler.host, handler.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-            raise UnknownHost(f"the host {handler.host} cannot be looked up now") from error
+            raise UnknownHost(f"the host {handler.host} is unknown, names cannot be looked up now") from error
         raise UnknownHost(f"the host {handler.host} is unknown") from error
     return list(dict.fromkeys(ip_address(item[4][0]) for item in found))
 
