@@ -402,6 +402,58 @@ def test_other_users_may_not_ask(computer):
     assert session.info()["up"]
 
 
+@pytest.mark.slow
+def test_what_is_under_way_when_an_intercept_is_left_ends_in_its_own_time(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft())
+    pid = session.info()["pid"]
+    with computer.agent.dial("shop") as client, handler.accept()[0] as served:
+        assert receive(client, 1) == b"\x00"
+        client.sendall(b"question")
+        assert receive(served, 8) == b"question"
+        assert session.remove("shop") == {"draining": 1, "last": True, "told": True}
+        time.sleep(12)
+        assert session.info()["draining"] == 1
+        served.sendall(b"answer")
+        assert receive(client, 6) == b"answer"
+        assert session.info()["pid"] == pid
+    assert wait_until(lambda: gone(pid))
+
+
+def test_quit_waits_for_what_is_under_way_for_a_time_and_says_what_it_cut(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft())
+
+    def ask():
+        client = computer.agent.dial("shop", timeout=10)
+        served, _ = handler.accept()
+        assert receive(client, 1) == b"\x00"
+        return client, served
+
+    (client, served), (stuck, waiting) = ask(), ask()
+    with client, served, stuck, waiting:
+
+        got = []
+
+        def answer():
+            served.sendall(b"answer")
+            served.close()
+            got.append(receive(client, 7))
+            client.close()
+
+        timer = threading.Timer(2.0, answer)
+        timer.start()
+        began = time.monotonic()
+        assert session.quit() == {"behind": {}, "cut": 1}
+        assert 4.5 < time.monotonic() - began < 10
+        timer.join()
+        assert got == [b"answer"]
+        with pytest.raises(ConnectionError):
+            receive(stuck, 1)
+
+
 @pytest.mark.parametrize("listening", ["127.0.0.1", "::1"])
 def test_every_spelling_of_this_computer_finds_its_server_of_either_family(computer, listening):
     handler = computer.handler(8086, listening)

@@ -94,6 +94,10 @@ class Forward:
         """Connections at this moment."""
         return len(self._relays)
 
+    def open_from(self, agent: str) -> bool:
+        """Whether the agent at this tunnel address has a connection."""
+        return any(relay.agent == agent for relay in self._relays)
+
     def shut(self) -> None:
         """Accept no more; what is open goes on. May be called twice."""
         if self._resume is not None:
@@ -131,7 +135,7 @@ class Forward:
                 tunnel.close()
                 continue
             self.total += 1
-            relay = Relay(self._loop, tunnel, self._relays.discard)
+            relay = Relay(self._loop, tunnel, peer[0], self._relays.discard)
             self._relays.add(relay)
             relay.task = self._loop.create_task(self._serve(relay))
 
@@ -174,11 +178,16 @@ async def dial(handler: Handler) -> socket.socket:
 
 
 class Relay:
-    """A tunnel connection and the handler's, joined: half-closes, resets and back-pressure go through."""
+    """A tunnel connection of ``agent`` and the handler's, joined: half-closes, resets and back-pressure go through."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, tunnel: socket.socket, on_done: Callable[[Relay], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tunnel: socket.socket,
+        agent: str,
+        on_done: Callable[[Relay], None],
     ) -> None:
+        self.agent = agent
         self._loop = loop
         self._tunnel = tunnel
         self._handler: socket.socket | None = None

@@ -62,6 +62,7 @@ SESSION = {
     "up": False,
     "address": "fd5c:9f37:ec0d::b0b",
     "endpoint": "10.0.3.7:21820",
+    "draining": 0,
     "agents": [
         {"node": "n1", "address": "fd5c::1", "endpoint": "10.0.3.7:21820", "up": True, "rtt_ms": 4.2},
         {"node": "n2", "address": "fd5c::2", "endpoint": "", "up": False, "rtt_ms": 0.0},
@@ -185,4 +186,4 @@ class FakeDaemon:
 
     def quit(self):
         self.quitted = True
-        return self.behind
+        return {"behind": self.behind, "cut": 0}

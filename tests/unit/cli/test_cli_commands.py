@@ -30,6 +30,7 @@ class FakeSession:
         self.quitted = False
         self.told = True
         self.behind = {}
+        self.cut = 0
         self.names = ["shop-bob", "cart-bob"]
         self.failure = None
 
@@ -40,6 +41,7 @@ class FakeSession:
             "session": "bob@laptop",
             "started": time.time(),
             "endpoint": "10.0.0.1:21820",
+            "draining": 0,
             "intercepts": [
                 {
                     "name": name,
@@ -75,7 +77,7 @@ class FakeSession:
 
     def quit(self):
         self.quitted = True
-        return self.behind
+        return {"behind": self.behind, "cut": self.cut}
 
 
 @pytest.fixture
@@ -318,6 +320,15 @@ def test_leave_goes_through_ones_own_session(session, agent, capsys):
     assert one_line(capsys.readouterr().out) == said
 
 
+def test_leave_of_the_last_says_that_the_session_ends_when_what_is_under_way_has(session, agent, capsys):
+    session.names = ["shop-bob"]
+    agent.busy()
+    assert run(["leave", "shop-bob"]) == 0
+    assert one_line(capsys.readouterr().out).endswith(
+        "; 1 open connection may finish, and then your session ends"
+    )
+
+
 def test_leave_works_without_a_session(session, agent, capsys):
     agent.busy()
     agent.answers["delete_intercept"] = {"draining": 0}
@@ -396,7 +407,7 @@ def test_leave_as_data_and_wide(session, agent, capsys):
     agent.busy()
     assert run(["leave", "nope", "shop-bob", "-o", "json"]) == 5
     out, err = capsys.readouterr()
-    assert json.loads(out) == [{"name": "shop-bob", "draining": 1, "agent_told": True}]
+    assert json.loads(out) == [{"name": "shop-bob", "draining": 1, "agent_told": True, "last": False}]
     assert "There is no intercept nope." in err
     assert run(["leave", "cart-bob", "-o", "wide"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -477,7 +488,10 @@ def test_watch_on_a_terminal_stays_in_place(agent, capsys, monkeypatch):
 def test_quit_says_what_it_left(session, capsys):
     assert run(["quit"]) == 0
     assert session.quitted
-    assert capsys.readouterr().out == "✓ bob's session is over; left shop-bob, cart-bob\n"
+    assert capsys.readouterr().out == (
+        "! 2 connections to your process may finish, for 5 s at most\n"
+        "✓ bob's session is over; left shop-bob, cart-bob\n"
+    )
     session.there = False
     assert run(["quit"]) == 0
     assert capsys.readouterr().out == "bob has no session on this computer.\n"
@@ -493,13 +507,20 @@ def test_quit_names_what_could_not_be_removed(session, capsys):
     )
 
 
+def test_quit_says_what_it_cut(session, capsys):
+    session.cut = 2
+    assert run(["quit"]) == 0
+    said = one_line(capsys.readouterr().out)
+    assert said.endswith("! 2 connections to your process did not finish in time and were cut off")
+
+
 def test_quit_as_data_and_wide(session, capsys):
     assert run(["quit", "-o", "wide"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "  session  bob@laptop   was on for 0 s   to 10.0.0.1:21820"
-    assert lines[2] == "  left     shop-bob   to 127.0.0.1:8080   1,204 connections, 1 open"
+    assert lines[2] == "  session  bob@laptop   was on for 0 s   to 10.0.0.1:21820"
+    assert lines[3] == "  left     shop-bob   to 127.0.0.1:8080   1,204 connections, 1 open"
     assert run(["quit", "-o", "json"]) == 0
-    said = {"user": "bob", "session": "bob@laptop", "left": ["shop-bob", "cart-bob"], "behind": {}}
+    said = {"user": "bob", "session": "bob@laptop", "left": ["shop-bob", "cart-bob"], "behind": {}, "cut": 0}
     assert json.loads(capsys.readouterr().out) == said
     session.there = False
     assert run(["quit", "-o", "yaml"]) == 0
@@ -508,6 +529,7 @@ def test_quit_as_data_and_wide(session, capsys):
         "session": None,
         "left": [],
         "behind": {},
+        "cut": 0,
     }
 
 
