@@ -434,7 +434,6 @@ def test_quit_waits_for_what_is_under_way_for_a_time_and_says_what_it_cut(comput
 
     (client, served), (stuck, waiting) = ask(), ask()
     with client, served, stuck, waiting:
-
         got = []
 
         def answer():
