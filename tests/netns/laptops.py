@@ -12,6 +12,8 @@ from functools import partial
 from uuid import uuid4
 
 from agent_lab import GET, AgentLab, wait_until
+from books import Books, reads
+from ledger import Ledger
 from podnet import App
 from tunnel_lab import Lab
 from worker_lab import Server, answering, read_head
@@ -156,6 +158,14 @@ class Stage(Scene):
     def plays(self, app=None, bob=None):
         """``serve(sock)`` for each connection from now on; who has none answers with its name."""
         self._plays = {"app": app or answering("app"), "bob": bob or answering("bob")}
+
+    def load(self, **more):
+        """A ledger's load on the pod, a third of it bob's; app and handler keep ``books``."""
+        self.books = Books()
+        self.plays(self.books.server("app"), self.books.server(self.bob.name))
+        addresses = [(self.pod.address[family], 8080) for family in (4, 6)]
+        values = {"host": "shop", "header": "coder", "posts": True, "reads": reads, **more}
+        return Ledger(self.net.client, addresses, ("", self.bob.name), **values)
 
     def _play(self, side, sock):
         self._plays[side](sock)
