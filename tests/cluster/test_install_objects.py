@@ -54,7 +54,7 @@ def changes(steps):
 def everything_of_ours(cluster):
     found = []
     for resource in KINDS:
-        listed = cluster.get(f"{resource.path()}?labelSelector={OURS}")["items"]
+        listed = cluster.get(f"{resource.collection()}?labelSelector={OURS}")["items"]
         found += [f"{resource.kind} {obj['metadata']['name']}" for obj in listed]
     return found
 
@@ -214,5 +214,5 @@ def test_uninstalling_leaves_nothing_though_a_daemon_goes_on_asking(empty):
 def test_everything_that_is_applied_is_ours_by_its_manager(empty):
     call(empty, apply, manifests())
     for resource in KINDS:
-        for obj in empty.get(f"{resource.path()}?labelSelector={OURS}")["items"]:
+        for obj in empty.get(f"{resource.collection()}?labelSelector={OURS}")["items"]:
             assert MANAGER_INSTALL in {each["manager"] for each in obj["metadata"]["managedFields"]}

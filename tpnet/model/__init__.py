@@ -14,6 +14,7 @@ from tpnet.model.kinds import (
     TargetKind,
     TargetRef,
 )
+from tpnet.model.names import is_object_name
 from tpnet.model.objects import HeaderRule, Intercept, OnFailure, PathKind, PathRule, Session
 from tpnet.model.status import (
     AgentStatus,
@@ -59,4 +60,5 @@ __all__ = [
     "TargetRef",
     "TargetStatus",
     "TpnetError",
+    "is_object_name",
 ]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tpnet.control.kubernetes.convert import from_api
-from tpnet.model import InterceptReport, InterceptSpec, SessionSpec, TpnetError
+from tpnet.model import InterceptReport, InterceptSpec, InvalidInput, SessionSpec, TpnetError, is_object_name
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -122,9 +122,17 @@ class Lease:
 
 
 def wish_of(item: Object) -> Wish:
-    """An Intercept. Raises ``InvalidInput`` when its spec is of another version's making."""
+    """An Intercept.
+
+    Raises ``InvalidInput`` when its spec is of another version's making, or names what cannot be: what its creator
+    wrote becomes part of requests with the agent's own rights.
+    """
     meta = item["metadata"]
     status = item.get("status") or {}
+    spec = from_api(InterceptSpec, item.get("spec"))
+    for what, name in (("target.name", spec.target.name), ("session", spec.session)):
+        if name and not is_object_name(name):
+            raise InvalidInput(f"InterceptSpec.{what} is {name[:64]!r}, and nothing can be called that.")
     try:
         report = from_api(InterceptReport, status)
     except TpnetError:
@@ -135,7 +143,7 @@ def wish_of(item: Object) -> Wish:
         uid=meta.get("uid", ""),
         generation=int(meta.get("generation", 0)),
         created=seconds_of(meta.get("creationTimestamp")),
-        spec=from_api(InterceptSpec, item.get("spec")),
+        spec=spec,
         report=report,
         leaving="deletionTimestamp" in meta,
     )

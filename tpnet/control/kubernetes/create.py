@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from tpnet.control.kubernetes.api import field_is
 from tpnet.control.kubernetes.convert import from_api
 from tpnet.control.kubernetes.copies import SESSION_LABEL
 from tpnet.control.kubernetes.names import COMPUTER, MANAGER_CLIENT
@@ -165,7 +166,7 @@ def _stands(item: Object) -> bool:
 async def _next(api: Api, namespace: str, name: str, version: str) -> Object | None:
     """The object at its next change."""
     events = api.watch(
-        INTERCEPTS, version, namespace, fields=f"metadata.name={name}", seconds=int(READY_SECONDS)
+        INTERCEPTS, version, namespace, fields=field_is("metadata.name", name), seconds=int(READY_SECONDS)
     )
     async with contextlib.aclosing(events):
         async for kind, item in events:
