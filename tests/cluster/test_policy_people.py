@@ -11,6 +11,7 @@ from policy_cast import KEY, NOW, bind, intercept, refused, session, token, uniq
 from who import bearer, nobody, path, person
 
 from tpnet.control.kubernetes.grant import Subject, bindings
+from tpnet.rules.personal import EVERYBODYS, EVERYBODYS_PREFIXES
 
 # T01: somebody without rights, or not known at all.
 
@@ -284,7 +285,7 @@ def test_t04_a_right_that_was_taken_back_holds_for_changes_too(cast):
         (
             "personal",
             "",
-            "Global intercepts are not allowed in {}: the namespace has the label tpnet.dev/intercept=personal.",
+            "Only personal intercepts are allowed in {}: the namespace has the label tpnet.dev/intercept=personal.",
         ),
         ("all", "", ""),
         (
@@ -304,6 +305,45 @@ def test_t04_the_label_of_a_namespace_limits_everybody(cast, label, personal, ev
                 refused(answer, text.format(name))
             else:
                 assert answer.allowed, answer.message
+
+
+EVERYBODYS_RULES = [
+    {"name": spelled, "value": value, "regex": regex}
+    for header in sorted(EVERYBODYS) + [prefix + "x" for prefix in EVERYBODYS_PREFIXES]
+    for spelled, value, regex in ((header, "shop", False), (header.title(), ".+", True))
+] + [{"name": "Coder", "value": "B.+", "regex": True}]
+
+
+def test_t04_what_every_request_has_makes_no_intercept_personal(cast):
+    """Each such header by itself and all at once, exact and by regex, whatever its case."""
+    sets = [[rule] for rule in EVERYBODYS_RULES[::5]] + [
+        EVERYBODYS_RULES[at : at + 30] for at in range(0, 240, 30)
+    ]
+    for headers in filter(None, sets):
+        answer = cast.bob.create(
+            "intercepts", cast.shop, intercept(cast.bob_name, unique("i"), headers=headers)
+        )
+        refused(answer, "needs the verb intercept-all")
+        assert "singles nobody out" in answer.message
+    own = {"name": "Coder", "value": "Bob"}
+    for headers in ([own], [EVERYBODYS_RULES[0], own], [own, EVERYBODYS_RULES[-1]]):
+        name = unique("i")
+        answer = cast.bob.create("intercepts", cast.shop, intercept(cast.bob_name, name, headers=headers))
+        assert answer.allowed, answer.message
+        assert cast.bob.delete("intercepts", cast.shop, name).allowed
+
+
+@pytest.mark.parametrize(
+    "name", ["../pods", "a/b", "a?b=c", "a#b", "..", ".", "A", "a b", "a%2fb", "a\nb", "-a", "a."]
+)
+@pytest.mark.parametrize("field", ["session", "target"])
+def test_names_in_a_spec_are_names(cast, field, name):
+    body = intercept(cast.bob_name, unique("i"))
+    if field == "session":
+        body["spec"]["session"] = name
+    else:
+        body["spec"]["target"]["name"] = name
+    refused(cast.bob.create("intercepts", cast.shop, body), "should match", code=422)
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "tpnet"])

@@ -128,6 +128,13 @@ class InterceptSpec:
             "error answers 502. It never changes."
         ),
     ] = OnFailure.APP
+    shared: Annotated[
+        bool,
+        About(
+            "Whether narrower intercepts of other users win over this one, such as a team's. Otherwise the older of two "
+            "users' intercepts wins wherever both match. It never changes."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

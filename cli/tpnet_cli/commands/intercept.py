@@ -36,7 +36,8 @@ wildcards allowed: 'shop-*'), a process (pid/N), a container (container/ID) or a
 path; a comma separates several.
 
 Without --http-header, or with --http-header auto, it takes the requests that carry your own id in the header
-x-tpnet-intercept-id. Of several intercepts of one port, the more specific one takes a request.
+x-tpnet-intercept-id. Of several users' intercepts of one port that match, the oldest
+personal one takes a request; of one's own, the most specific.
 
 \b
 Examples:
@@ -80,6 +81,9 @@ Examples:
     help="Where its requests go while your process is not there: to the app, or to a 502.",
 )
 @click.option(
+    "--shared", is_flag=True, help="Let narrower intercepts of others win over this one: a team's, say."
+)
+@click.option(
     "--to", "host", default="127.0.0.1", metavar="HOST", show_default=True, help="Where your process listens."
 )
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
@@ -95,6 +99,7 @@ def intercept(
     path_regex: tuple[str, ...],
     name: str | None,
     on_failure: str,
+    shared: bool,
     host: str,
     user: str | None,
     output: str | None,
@@ -150,6 +155,7 @@ def intercept(
             path=rules.path,
             handler=_handler(host, local or chosen),
             on_failure=OnFailure(on_failure),
+            shared=shared,
         )
         made = _make(where, control, draft, before.agent.redirect, steps)
         place = Place(
