@@ -149,7 +149,7 @@ def test_a_pod_as_the_api_gives_it():
         False,
     )
     item["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "abc"}
-    assert pod_of(item).target == "pod/abc"
+    assert (pod_of(item).target, pod_of(item).static) == ("pod/u", True)
     assert pod_of({"metadata": {"name": "x"}}).owner == ("", "")
     canary = [{"kind": "ReplicaSet", "name": "orders-canary-5d6", "controller": True}]
     item["metadata"]["ownerReferences"] = canary

@@ -359,6 +359,8 @@ def _why_not(pod: Pod) -> str:
         return (
             "It shares the node's own network (hostNetwork), where a redirect would hit the node's services."
         )
+    if pod.static:
+        return "It is a static pod: which processes are its own cannot be proved, since anybody can write what says so."
     if pod.ended or (pod.leaving and not pod.running):
         return "It has ended."
     if not pod.ips and not pod.running:

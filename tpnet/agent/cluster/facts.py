@@ -18,7 +18,7 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name."""
 
-_CONFIG_HASH = "kubernetes.io/config.mirror"  # of a static pod: what its cgroup is named after
+_MIRROR = "kubernetes.io/config.mirror"
 _TEMPLATE_HASH = "pod-template-hash"
 
 
@@ -53,7 +53,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod of this node. ``target`` is what ``resolve_targets`` takes; ``owner`` the kind and name of what made it.
+    """A pod of this node. ``owner``: the kind and name of what made it. ``static``: it says that it stands for a file.
+
+    ``target`` is what ``resolve_targets`` takes: the uid, which the API server gives and nobody can write. Labels,
+    annotations, owner and status are what people wrote: they must never lead to processes.
 
     ``ports`` are the TCP ports that its containers declare, with their names; those of native sidecars too.
     """
@@ -66,6 +69,7 @@ class Pod:
     ports: tuple[tuple[str, int], ...]
     owner: tuple[str, str]
     host_network: bool = False
+    static: bool = False
     running: bool = False
     ready: bool = False
     ended: bool = False
@@ -170,11 +174,12 @@ def pod_of(item: Object) -> Pod:
         namespace=meta.get("namespace", ""),
         name=meta["name"],
         uid=uid,
-        target="pod/" + ((meta.get("annotations") or {}).get(_CONFIG_HASH) or uid),
+        target=f"pod/{uid}",
         ips=ips,
         ports=ports,
         owner=_owner_of(meta),
         host_network=bool(spec.get("hostNetwork")),
+        static=_MIRROR in (meta.get("annotations") or {}),
         running=any("running" in (one.get("state") or {}) for one in states),
         ready=conditions.get("Ready") == "True",
         ended=status.get("phase") in {"Succeeded", "Failed"},
