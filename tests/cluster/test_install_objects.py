@@ -8,6 +8,7 @@ from conftest import owned
 from kubelab.tools import wait_until
 from who import admin, person
 
+from tpnet.control.kubernetes import install
 from tpnet.control.kubernetes.api import Api
 from tpnet.control.kubernetes.client import ClusterOptions, connect
 from tpnet.control.kubernetes.grant import Subject, bindings, grant, revoke
@@ -208,6 +209,33 @@ def test_uninstalling_leaves_nothing_though_a_daemon_goes_on_asking(empty):
         assert everything_of_ours(empty) == []
         assert empty.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"] == []
         assert admin(empty).ask("GET", "/api/v1/namespaces/tpnet").code == 404
+    assert call(empty, uninstall) == []
+
+
+def test_uninstalling_ends_whatever_holds_its_objects_and_says_what_is_left(empty, monkeypatch):
+    monkeypatch.setattr(install, "_GONE_SECONDS", 6.0)
+    call(empty, apply, [obj for obj in manifests(IMAGE) if obj["kind"] != "DaemonSet"])
+    hold = {"metadata": {"finalizers": ["example.org/hold"]}}
+    who = admin(empty)
+    with empty.namespace("left", wait=False) as name:
+        for plural in ("bindings", ""):  # with the policies nobody could hold an intercept
+            folder = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic{'ybindings' if plural else 'ies'}"
+            for one in empty.get(f"{folder}?labelSelector={OURS}")["items"]:
+                empty.api("DELETE", f"{folder}/{one['metadata']['name']}")
+        held = intercept("bob")
+        held["metadata"] |= hold["metadata"]
+        wait_until(lambda: who.create("intercepts", name, held).allowed, 20, "an intercept that is held")
+        role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/tpnet-global"
+        empty.api("PATCH", role, hold, kind="application/merge-patch+json")
+        try:
+            with pytest.raises(TpnetError) as told:
+                call(empty, uninstall)
+            assert told.value.message == (
+                "All but this is removed: ClusterRole tpnet-global (finalizer example.org/hold)."
+            )
+            assert empty.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"] == []
+        finally:
+            empty.api("PATCH", role, {"metadata": {"finalizers": None}}, kind="application/merge-patch+json")
     assert call(empty, uninstall) == []
 
 

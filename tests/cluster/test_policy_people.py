@@ -368,3 +368,63 @@ def test_t07_leases_are_short(cast, seconds):
     body = session(cast.bob_name, unique("s"))
     body["spec"]["leaseSeconds"] = seconds
     refused(cast.bob.create("sessions", "tpnet", body), "spec.leaseSeconds", code=422)
+
+
+# A finalizer keeps what is deleted. Sessions and intercepts can have none.
+
+HOLD = {"metadata": {"finalizers": ["example.org/hold"]}}
+
+
+def held(cast, plural, name):
+    """An object of Bob's with a finalizer from before there was a rule against it."""
+    where = "tpnet" if plural == "sessions" else cast.shop
+    body = session(cast.bob_name, name) if plural == "sessions" else intercept(cast.bob_name, name)
+    policy = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/tpnet-" + plural
+    binding = cast.cluster.get(policy)
+    cast.cluster.api("DELETE", policy)
+    body["metadata"] |= HOLD["metadata"]
+    made = []
+    wait_until(
+        lambda: made.append(cast.bob.create(plural, where, body)) or made[-1].allowed,
+        20,
+        "no policy any more",
+    )
+    for field in ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"):
+        binding["metadata"].pop(field, None)
+    cast.cluster.api("POST", policy.rpartition("/")[0], binding)
+
+    def refuses():
+        probe = unique("probe")
+        body = session("nobody", probe) if plural == "sessions" else intercept("nobody", probe)
+        answer = cast.bob.create(plural, where, body)
+        cast.admin.delete(plural, where, probe)
+        return answer.code == 403
+
+    wait_until(refuses, 20, "the policy again")
+    return where
+
+
+@pytest.mark.parametrize("plural", ["sessions", "intercepts"])
+def test_owners_set_no_finalizers_and_an_admin_frees_what_has_one(cast, plural):
+    where = "tpnet" if plural == "sessions" else cast.shop
+    name = unique("f")
+    body = session(cast.bob_name, name) if plural == "sessions" else intercept(cast.bob_name, name)
+    assert cast.bob.create(plural, where, body).allowed
+    refused(cast.bob.merge(plural, where, name, HOLD), "cannot have a finalizer")
+    body["metadata"] = {"name": unique("f"), **HOLD["metadata"]}
+    refused(cast.bob.create(plural, where, body), "cannot have a finalizer")
+    assert cast.bob.delete(plural, where, name).allowed
+
+    name = unique("f")
+    held(cast, plural, name)
+    try:
+        assert cast.ada.delete(plural, where, name).allowed
+        assert cast.admin.get(plural, where, name).body["metadata"]["deletionTimestamp"]
+        changed = {"metadata": {"finalizers": None, "labels": {"a": "b"}}, "spec": {"user": cast.ada_name}}
+        assert not cast.ada.merge(plural, where, name, changed).allowed
+        refused(cast.ada.merge(plural, where, name, {"metadata": {"finalizers": ["a/b", "c/d"]}}), code=422)
+        refused(cast.dave.merge(plural, where, name, {"metadata": {"finalizers": None}}))
+        assert cast.ada.merge(plural, where, name, {"metadata": {"finalizers": None}}).allowed
+        assert cast.admin.get(plural, where, name).code == 404
+    finally:
+        cast.admin.merge(plural, where, name, {"metadata": {"finalizers": None}})
