@@ -27,6 +27,7 @@ from tpnet.model.status import (
     TargetInfo,
     TargetStatus,
 )
+from tpnet.model.text import clean, printable
 
 __all__ = [
     "About",
@@ -60,5 +61,7 @@ __all__ = [
     "TargetRef",
     "TargetStatus",
     "TpnetError",
+    "clean",
     "is_object_name",
+    "printable",
 ]

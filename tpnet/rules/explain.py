@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpnet.model import ExplainStep, PathKind
-from tpnet.rules.describe import printable
+from tpnet.model import ExplainStep, PathKind, printable
 from tpnet.rules.implies import is_narrower
 from tpnet.rules.personal import is_personal
 from tpnet.rules.precedence import precedence, specificity

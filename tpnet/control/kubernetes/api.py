@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
 from tpnet.control.kubernetes.library import library
-from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError
+from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError, clean
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -401,7 +401,7 @@ def _unreachable(server: str, error: Exception) -> Unreachable:
 
 
 def _error(code: int, status: Any, server: str) -> TpnetError:
-    message = str(status.get("message") or status.get("reason") or f"HTTP {code}").strip().rstrip(".")
+    message = clean(str(status.get("message") or status.get("reason") or f"HTTP {code}").strip().rstrip("."))
     match code:
         case 401:
             return Refused(
