@@ -88,9 +88,9 @@ class Intercept:
     handler: str = ""
     tunnel_port: int = 0
     on_failure: OnFailure = OnFailure.APP
-    shared: bool = False
     created: float = 0.0
     serial: int = 0
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
