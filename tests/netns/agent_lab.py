@@ -41,10 +41,10 @@ class Agent:
         ip("netns", "add", self.node)
         ip("-n", self.node, "link", "set", "lo", "up")
 
-    def launch(self, patch="", through=()):
+    def launch(self, patch="", through=(), output=None):
         """Another process of the agent, started ``through`` a command.
 
-        ``patch`` is Python run before it, to shorten times.
+        ``patch`` is Python run before it, to shorten times. It writes to ``log``, unless there is an ``output``.
         """
         code = f"import sys\n{patch}\nfrom tpnet.agent.supervisor import main\nsys.exit(main(sys.argv[1:]))"
         with self.log.open("ab") as log:
@@ -54,12 +54,12 @@ class Agent:
                     *("--run-dir", str(self.run_dir)),
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output or log,
+                stderr=output or log,
             )
 
-    def start(self, patch=""):
-        self.process = self.launch(patch)
+    def start(self, patch="", **more):
+        self.process = self.launch(patch, **more)
         wait_until(self.answers, 20, lambda: f"the agent does not answer\n{self.words()}")
         return self
 

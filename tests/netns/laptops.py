@@ -19,7 +19,7 @@ from tunnel_lab import Lab
 from worker_lab import Server, answering, read_head
 
 from tpnet.datapath.netns import NetNs
-from tpnet.model import TpnetError
+from tpnet.model import HeaderRule, TpnetError
 from tpnet.session.client import SessionClient, ensure_session
 
 
@@ -154,6 +154,10 @@ class Stage(Scene):
         except BaseException:
             self.close()
             raise
+
+    def headers(self, value):
+        """The rule of another intercept of the same port."""
+        return (HeaderRule("coder", value),)
 
     def plays(self, app=None, bob=None):
         """``serve(sock)`` for each connection from now on; who has none answers with its name."""
