@@ -66,10 +66,9 @@ class Agent:
     def answers(self):
         assert self.process.poll() is None, self.words()
         try:
-            self.control.info()
+            return self.control.info().pid == self.process.pid  # not one before it, which is still ending
         except NotThere:
             return False
-        return True
 
     def stop(self, seconds=15):
         """SIGTERM; its exit code."""

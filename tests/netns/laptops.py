@@ -43,6 +43,11 @@ class Laptops:
     def ns(self, label):
         return self._lab.ns(label)
 
+    @property
+    def node(self):
+        """The agent's namespace."""
+        return self._node
+
     def close(self):
         for user in self._users:
             user.close()
@@ -146,6 +151,7 @@ class Stage(Scene):
     def __init__(self, agent):
         super().__init__(agent)
         try:
+            self.agent = agent
             self._plays = {}
             self.app(partial(self._play, "app"))
             self.bob.serve(partial(self._play, "bob"))

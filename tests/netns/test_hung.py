@@ -32,7 +32,6 @@ def own(tmp_path):
     with contextlib.closing(Agent()) as agent:
         agent.start(f"import os; os.environ['PYTHONPATH'] = {str(tmp_path)!r}")
         with contextlib.closing(Stage(agent)) as stage:
-            stage.agent = agent
             yield stage
 
 
