@@ -28,6 +28,11 @@ GET = b"GET /api HTTP/1.1\r\nhost: shop\r\n%s\r\n"
 MATCHED = GET % b"coder: bob\r\n"
 
 
+# What the first agent has compiled serves the others of this run, as on a node.
+_COMPILED = tempfile.TemporaryDirectory(prefix="tpn-compiled-")
+os.environ["TPNET_CACHE_DIR"] = _COMPILED.name
+
+
 class Agent:
     """An agent's process, once ``start`` was called, in a namespace called ``node``. ``run_dir`` is its own."""
 
@@ -41,10 +46,10 @@ class Agent:
         ip("netns", "add", self.node)
         ip("-n", self.node, "link", "set", "lo", "up")
 
-    def launch(self, patch="", through=(), output=None):
+    def launch(self, patch="", through=(), stderr=None):
         """Another process of the agent, started ``through`` a command.
 
-        ``patch`` is Python run before it, to shorten times. It writes to ``log``, unless there is an ``output``.
+        ``patch`` is Python run before it, to shorten times. Its log goes to ``log`` unless ``stderr`` is given.
         """
         code = f"import sys\n{patch}\nfrom tpnet.agent.supervisor import main\nsys.exit(main(sys.argv[1:]))"
         with self.log.open("ab") as log:
@@ -54,8 +59,8 @@ class Agent:
                     *("--run-dir", str(self.run_dir)),
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=output or log,
-                stderr=output or log,
+                stdout=log,
+                stderr=log if stderr is None else stderr,
             )
 
     def start(self, patch="", **more):

@@ -74,3 +74,12 @@ def program():
     from tpnet.datapath.program import compile_program
 
     return compile_program()
+
+
+@pytest.fixture(scope="session")
+def signs():
+    """Signs of life for redirects that no worker serves."""
+    from tpnet.kernel.signs import Signs
+
+    with contextlib.closing(Signs.create()) as signs:
+        yield signs

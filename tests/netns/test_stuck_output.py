@@ -62,7 +62,7 @@ def test_output_that_goes_nowhere_holds_nobody_up(kind):
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(contextlib.closing(kind()))
         agent = stack.enter_context(contextlib.closing(Agent()))
-        agent.start(output=output.fd)
+        agent.start(stderr=output.fd)
         stage = stack.enter_context(contextlib.closing(Stage(agent)))
         with stage.load(rate=100) as load:
             load.wait_for(stage.bob.name, stage.bob.name)

@@ -18,7 +18,7 @@ from tpnet.agent.namespace import addresses_of
 from tpnet.agent.status import intercept_status, memory_kib, target_status
 from tpnet.datapath.listening import listening, reachable
 from tpnet.datapath.target import resolve_targets
-from tpnet.http.head import RequestHead, read_request
+from tpnet.http.h1.head import RequestHead, read_request
 from tpnet.model import AgentStatus, Explanation, InvalidInput, NotThere, Status, TargetInfo
 from tpnet.rules import RuleSet
 
@@ -72,6 +72,7 @@ class Answers:
             wireguard=parts.sessions.wireguard,
             worker_pids=parts.workers.pids,
             worker_restarts=parts.workers.restarts,
+            worker_silent=round(parts.workers.silent, 1),
             memory_kib=memory_kib((os.getpid(), *parts.workers.pids)),
             started=parts.started,
         )

@@ -19,6 +19,7 @@ from tpnet.datapath.listening import ListenTable
 from tpnet.datapath.redirect import EbpfRedirect, Redirect
 from tpnet.datapath.source_address import SourceAddress
 from tpnet.datapath.target import resolve_targets
+from tpnet.kernel.signs import Level
 from tpnet.model import TpnetError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tpnet.datapath.netns import NetNs
     from tpnet.datapath.program import Program
     from tpnet.datapath.target import Target
+    from tpnet.kernel.signs import Signs
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +82,7 @@ class LiveNamespace:
 class Door:
     """One target: a port whose new connections come to ``listener`` while it is enabled.
 
-    ``number`` names it to the worker. ``reason`` says why it is not ``ready``, ``since`` (Unix seconds) from
-    when.
+    ``number`` names it to the worker. ``since``: from when it is ready or not, in Unix seconds.
     """
 
     def __init__(
@@ -93,14 +94,26 @@ class Door:
         self.namespace = namespace
         self.listener = listener
         self.rules: Wanted = ()
-        self.reason = "not redirected yet"
+        self._reason = "not redirected yet"
         self.since = time.time()
         self._at: frozenset[str] = frozenset()
 
     @property
     def ready(self) -> bool:
         """Whether new connections are redirected at this moment."""
-        return bool(self._at)
+        return bool(self._at) and not self._declined
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty when it is."""
+        if self._at and self._declined:
+            return "the worker has no sockets left for new connections: they go to the app"
+        return self._reason
+
+    @property
+    def _declined(self) -> bool:
+        """Whether the worker leaves new connections to the app, by itself."""
+        return self.namespace.redirect.level(self.port) is Level.AWAY
 
     def follow(self, addresses: frozenset[str]) -> None:
         """Redirect at exactly the addresses where the app listens; none: not at all."""
@@ -114,7 +127,7 @@ class Door:
                 return
             if not self._at:
                 self.since = time.time()
-            self._at, self.reason = addresses, ""
+            self._at, self._reason = addresses, ""
 
     def disable(self, reason: str) -> None:
         """New connections reach the app from here on."""
@@ -122,7 +135,7 @@ class Door:
             self.namespace.redirect.disable(self.port)
             self._at = frozenset()
             self.since = time.time()
-        self.reason = reason
+        self._reason = reason
 
     def turn_away(self) -> None:
         """Reset whoever waits at the listener, which is disabled: the next attempt reaches the app."""
@@ -131,7 +144,7 @@ class Door:
                 self.listener.accept()[0].close()
 
 
-def open_namespace(name: str, program: Program, state: StateFile) -> LiveNamespace:
+def open_namespace(name: str, program: Program, signs: Signs, state: StateFile) -> LiveNamespace:
     """Enter a namespace by its canonical name: lock, redirect without ports, the client's address kept.
 
     Raises ``TpnetError``, leaving nothing behind: ``NotThere``, ``Refused``, ``Conflict`` with another agent.
@@ -139,7 +152,7 @@ def open_namespace(name: str, program: Program, state: StateFile) -> LiveNamespa
     with contextlib.ExitStack() as undo:
         target = _resolve(name)
         undo.callback(target.close)
-        redirect = undo.enter_context(EbpfRedirect(target.netns, program))
+        redirect = undo.enter_context(EbpfRedirect(target.netns, program, signs))
         table = undo.enter_context(ListenTable(target.netns))
         source = SourceAddress(target.netns)
         inode = target.netns.inode

@@ -34,13 +34,22 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TakeSigns:
+    """Give signs of life from now on. The first message. Descriptor: their array (``tpnet.kernel.signs``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddTarget:
-    """Start to accept for a target. Descriptors: the listener, then the bypass map."""
+    """Start to accept for a target. Descriptors: the listener, then the bypass map.
+
+    ``place``: where its levels are among the signs of life; 0 for none.
+    """
 
     target: int
     name: str
     port: int
     keep_source: bool = True
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +146,8 @@ class Counters:
 
 
 Message = (
-    AddTarget
+    TakeSigns
+    | AddTarget
     | SetRules
     | SetSession
     | DropSession
@@ -153,6 +163,7 @@ Message = (
 _KINDS: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
+        TakeSigns,
         AddTarget,
         SetRules,
         SetSession,
