@@ -33,7 +33,8 @@ RETRY_EVERY = 2.0
 ASK_AFTER = 1.0
 """Seconds of an agent's silence after which its NodeAgent is read again, and between two such readings."""
 KEEP_SECONDS = 8.0
-"""Seconds that a node's link outlives the node's part in every intercept: less than its agent keeps its end."""
+"""Seconds that a node's link outlives the node's part in every intercept, and the last connection from there: less than
+its agent keeps its end."""
 ASK_QUICKLY = 10
 """Readings of a silent agent's NodeAgent before the time between two of them doubles, up to ``ASK_SELDOM``."""
 ASK_SELDOM = 30.0
@@ -50,7 +51,7 @@ class ClusterPresence:
     """One session. ``open`` it, then ``run`` it; ``end`` it to leave nothing in the cluster.
 
     ``handlers`` gives the intercepts by name, ``restored`` is awaited when the session had to be made anew,
-    ``renewed`` after each renewal.
+    ``renewed`` after each renewal. ``busy`` says whether the agent at a tunnel address has connections open.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ClusterPresence:
         handlers: Callable[[], dict[str, bool]],
         restored: Callable[[], Awaitable[None]],
         renewed: Callable[[], Awaitable[None]],
+        busy: Callable[[str], bool],
     ) -> None:
         self.control = control
         self.user = control.user
@@ -67,6 +69,7 @@ class ClusterPresence:
         self._handlers = handlers
         self._restored = restored
         self._renewed = renewed
+        self._busy = busy
         self._keys = KeyPair()
         self._end: TunnelEnd | None = None
         self._links: dict[str, Link] = {}
@@ -286,7 +289,12 @@ class ClusterPresence:
                 # One node's trouble is not the others': its part in a status may outlive it.
                 log.warning("node %s: %s", node, error)
         for node in self._links.keys() - wanted:
-            if now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
+            if self._busy(str(self._links[node].agent.address)):
+                # What is under way when an intercept is left ends in its own time. While our heartbeat is heard, the
+                # agent keeps its end too.
+                self._unwanted[node] = now
+                self._links[node].nudge()
+            elif now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
                 del self._unwanted[node]
                 self._asked.pop(node, None)
                 self._links.pop(node).close(forget=True)

@@ -49,7 +49,9 @@ class Presence:
         handlers: Callable[[], dict[str, bool]],
         restored: Callable[[], Awaitable[None]],
         renewed: Callable[[], Awaitable[None]],
+        busy: Callable[[str], bool],
     ) -> None:
+        del busy  # the one agent that there is keeps the session until it ends
         self.control = control
         self.name = name
         self.user = user

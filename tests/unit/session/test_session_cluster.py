@@ -117,7 +117,7 @@ class FakeLink:
 class World:
     def __init__(self):
         self.control, self.ends, self.links = FakeControl(), [], FakeLink.made
-        self.told, self.names = [], {}
+        self.told, self.names, self.busy = [], {}, set()
 
     def presence(self):
         async def restored():
@@ -127,7 +127,11 @@ class World:
             self.told.append("renewed")
 
         return ClusterPresence(
-            self.control, handlers=lambda: dict(self.names), restored=restored, renewed=renewed
+            self.control,
+            handlers=lambda: dict(self.names),
+            restored=restored,
+            renewed=renewed,
+            busy=lambda agent: agent in self.busy,
         )
 
     def link(self, node):
@@ -319,6 +323,25 @@ def test_a_node_that_serves_us_no_more_is_let_go_of_after_a_while(world):
         assert len(presence.links()) == 2, "a part that comes back at once finds its link"
         await until(lambda: set(presence.links()) == {"n1"})
         assert world.link("n2").forgotten
+
+    play(world, story)
+
+
+def test_a_node_keeps_its_link_while_connections_from_there_are_open(world):
+    async def story(presence):
+        world.control.agents = {"n1": spec("n1")}
+        world.control.serving = {"n1"}
+        await until(presence.links)
+        link = presence.links()["n1"]
+        world.busy.add(str(link.agent.address))
+        world.control.serving = set()
+        nudges = link.nudges
+        await asyncio.sleep(0.5)  # three times as long as one that is not busy is kept
+        assert link.nudges > nudges
+        assert presence.links() == {"n1": link}
+        world.busy.clear()
+        await until(lambda: not presence.links())
+        assert link.forgotten
 
     play(world, story)
 
