@@ -42,7 +42,7 @@ def restart(stage, load):
 def leave_and_return(stage, load):
     stage.bob.remove()
     load.wait_for(stage.bob.name, "app")
-    stage.bob.join()
+    stage.bob.start_session()
     stage.intercept()
 
 

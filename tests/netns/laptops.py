@@ -65,9 +65,9 @@ class User:
         self._run_dir = laptops.agent.run_dir
         self._servers = contextlib.ExitStack()
         self.start_handler()
-        self.join()
+        self.start_session()
 
-    def join(self):
+    def start_session(self):
         """A session, made if there is none."""
         with self.laptop.entered():
             self.client = ensure_session(self._run_dir, self.name, name=f"{self.name}@laptop")

@@ -27,7 +27,7 @@ def test_an_intercept_that_is_made_again_is_seen_by_the_next_request_of_every_co
         scene.bob.remove()
         for sock in kept[:-1]:
             assert asked(sock, scene.matched()) == (200, "app 0")
-        scene.bob.join()  # the session ended with its last intercept
+        scene.bob.start_session()  # the session ended with its last intercept
         began = time.monotonic()
         scene.intercept()
         for sock in kept:
