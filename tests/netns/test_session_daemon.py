@@ -251,6 +251,23 @@ def test_restarted_agent_gets_the_session_and_its_intercepts_again(computer):
     assert session.info()["up"]
 
 
+@pytest.mark.parametrize("away", [0.0, 3.0])
+def test_after_a_goodbye_the_next_agent_has_session_and_intercepts_within_a_second(computer, away):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft("one"))
+    session.add(computer.draft("two"))
+    computer.agent.says_goodbye = True
+    computer.agent.close()
+    time.sleep(away)
+    computer.start_agent()
+    started = time.monotonic()
+    assert wait_until(lambda: set(computer.agent.intercepts) == {"one", "two"}, 8)
+    assert time.monotonic() - started < 1.0
+    exchange(computer.agent, handler, "one")
+    assert wait_until(lambda: session.info()["up"])
+
+
 def test_f10_dropped_session_registers_again(computer):
     handler = computer.handler()
     session = computer.ensure()

@@ -93,7 +93,7 @@ class FakeLink:
     def __init__(self, end, agent, changed):
         assert end.alive()
         self.end, self.agent, self.changed = end, agent, changed
-        self.up = self.ever_up = False
+        self.up = self.ever_up = self.gone = False
         self.silent_for = self.rtt_ms = 0.0
         self.endpoint = None
         self.started, self.forgotten, self.closed, self.nudges = False, False, False, 0
@@ -296,6 +296,30 @@ def test_a_silent_agents_node_is_asked_for_who_it_is_now_and_the_old_key_is_forg
         assert (old.closed, old.forgotten) == (True, True)
         assert presence.links()["n1"].agent.public_key == KEYS["n1-again"]
         assert not presence.is_agent(str(old.agent.address))
+
+    play(world, story)
+
+
+def test_after_a_goodbye_the_node_s_next_agent_is_looked_for_at_once(world, monkeypatch):
+    monkeypatch.setattr(cluster_module, "ASK_AFTER", 5.0)
+    monkeypatch.setattr(cluster_module, "ASK_GONE", 0.02)
+
+    async def story(presence):
+        world.control.agents = {"n1": spec("n1")}
+        world.control.serving = {"n1"}
+        await until(presence.links)
+        link = presence.links()["n1"]
+        link.hear()
+        asked = world.control.count("agent", "n1")
+        # It has taken its part and itself back, as agents do that end.
+        world.control.serving, world.control.agents = set(), {}
+        link.up, link.gone = False, True
+        link.changed(False)
+        await until(lambda: world.control.count("agent", "n1") > asked + 3)
+        world.control.agents = {"n1": spec("n2")}
+        await until(lambda: presence.links()["n1"] is not link)
+        assert link.forgotten
+        assert presence.links()["n1"].agent.public_key == spec("n2").public_key
 
     play(world, story)
 
