@@ -110,6 +110,7 @@ class Agent:
         self._targets = targets = Targets(signs, workers, state)
         self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
         undo.callback(sessions.close)
+        undo.push_async_callback(sessions.goodbye)
         undo.push_async_callback(workers.close)
         # All at once: each mostly waits for the kernel or for a child.
         workers.start()
