@@ -77,6 +77,8 @@ class SocketPool:
     def take(self) -> Socket | None:
         """A prepared socket, or ``None`` while there is none; ask for more in time."""
         self._taken += 1
+        if self._taken > self._want:
+            self._want = min(self._want * 2, self._most)
         if self.ready:
             sock = self.ready.pop()
             self._loop.sockets -= 1

@@ -139,6 +139,14 @@ def test_what_goes_in_a_second_is_prepared_ahead_and_not_for_ever(bed):
     assert len(bed.pool.ready) == 32
 
 
+def test_it_grows_within_the_second(bed):
+    bed.make()
+    for _ in range(200):
+        bed.take()
+        bed.make()
+    assert bed.pool._want >= 200
+
+
 def test_it_never_has_more_ahead_than_it_may(bed):
     bed.make()
     for _ in range(5):
