@@ -224,7 +224,9 @@ def test_what_others_make_later_changes_nothing_of_where_ones_personal_requests_
 
 @given(st.lists(owned, min_size=1, max_size=8), st.lists(st.tuples(paths, lines), min_size=1, max_size=6))
 @unhurried
-def test_who_is_refused_would_have_got_nothing_but_their_own_older_ones_requests(intercept, head, asked, requests):
+def test_who_is_refused_would_have_got_nothing_but_their_own_older_ones_requests(
+    intercept, head, asked, requests
+):
     *older, new = make(intercept, asked)
     if find_conflict(new, older) is not None:
         before, after = RuleSet(older), RuleSet([*older, new])
