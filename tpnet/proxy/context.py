@@ -17,7 +17,8 @@ from tpnet.proxy.stream import PIPES, Pipes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpnet.kernel.signs import Signs
+    from tpnet.kernel.signs import Level, Signs
+    from tpnet.proxy.counters import TargetCount
     from tpnet.proxy.sessions import SessionState
 
 UNDECIDED = 10.0
@@ -28,8 +29,8 @@ LINGER = 2.0
 """Seconds that a client may go on sending after its connection was closed in an orderly way."""
 HOLD = 0.1
 """Seconds that a conversation may hold a chunked request back (``Conversation.holding``)."""
-WAIT = 5.0
-"""Seconds that an accepted client waits for a prepared socket."""
+STARVED = 0.25
+"""Seconds for which a target may be without any prepared socket before its new clients are left to the app."""
 RETRY = 0.1
 """Seconds until accepting is tried again after descriptors ran out."""
 MOST = 512
@@ -46,7 +47,7 @@ class Context:
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
         "most_sockets", "paused",
-        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided", "waiting",
+        "pipes", "removed", "session_pool", "sessions", "signs", "starving", "tell", "undecided",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
@@ -57,6 +58,7 @@ class Context:
         self.sessions: dict[str, SessionState] = {}
         self.signs: Signs | None = None
         self._most_ahead = min(MOST, file_limit // 16)
+        self.starving = Deadlines(loop, STARVED, methodcaller("starved"))
         self.session_pool = self.pool(Purpose.SESSION, 0, 8)
         self._reserve = min(_RESERVE, file_limit // 3)
         self.most_sockets = file_limit - self._reserve
@@ -68,9 +70,14 @@ class Context:
         self.connecting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
         self.awaiting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
         self.lingering = Deadlines(loop, LINGER, methodcaller("finish"), near=False)
-        self.waiting = Deadlines(loop, WAIT, methodcaller("not_given"), near=False)
         self.holding = Deadlines(loop, HOLD, methodcaller("release_held"))
         self.paused = Deadlines(loop, RETRY, methodcaller("resume"))
+
+    def takes_more_than_others(self, count: TargetCount) -> int:
+        """Whether a target has more clients than the targets have on average: more 1, as many 0, fewer -1."""
+        counts = self.book.targets.values()
+        more = count.open * len(counts) - sum(one.open for one in counts)
+        return (more > 0) - (more < 0)
 
     def set_full(self) -> None:
         """Leave new clients to the apps: at once through memory, and for ``status`` by way of the supervisor."""
@@ -79,8 +86,13 @@ class Context:
 
     def look_for_room(self) -> None:
         """Take new clients again once an eighth of the room is free. Once a second."""
-        if self.full and self.loop.sockets < self.full_at * 7 // 8:
+        if self.full and self.has_room:
             self._set_full(full=False)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an eighth of the descriptors is free."""
+        return self.loop.sockets < self.full_at * 7 // 8
 
     def _set_full(self, *, full: bool) -> None:
         self.full = full
@@ -88,8 +100,8 @@ class Context:
             self.signs.withdraw(withdrawn=full)
         self.tell(Full(full=full))
 
-    def pool(self, purpose: Purpose, target: int, least: int) -> SocketPool:
-        """A pool whose sockets are asked for as ``purpose`` and ``target`` say."""
+    def pool(self, purpose: Purpose, target: int, least: int, place: int = 0) -> SocketPool:
+        """A pool whose sockets are asked for as ``purpose`` and ``target`` say, and whose level is told at ``place``."""
 
         def ask(count: int) -> int:
             # What is prepared ahead may use up half of the reserve, so that a client that was accepted gets its socket.
@@ -99,4 +111,8 @@ class Context:
             self.tell(NeedSockets(purpose, count, target))
             return count
 
-        return SocketPool(self.loop, least, self._most_ahead, ask)
+        def tell(level: Level) -> None:
+            if place and self.signs is not None:
+                self.signs.set_level(place, level, v4=purpose is Purpose.APP4)
+
+        return SocketPool(self.loop, least, self._most_ahead, ask, self.starving, tell)

@@ -36,7 +36,7 @@ class Target:
         self.router = Router(context, count)
         self.dialler = AppDialler(context, message, bypass, count)
         context.book.targets[message.target] = count
-        self._acceptor = Acceptor(context, listener, message.port, count, self._serve)
+        self._acceptor = Acceptor(context, listener, message.port, count, self._serve, self.dialler.decline)
         self.dialler.refill()
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:
@@ -63,4 +63,5 @@ class Target:
         """Accept no more, and let the connections end, all within ``grace`` and ``drain.LAST`` seconds."""
         if not self._drain.begun:
             self._acceptor.close()
+            self.dialler.withdraw()
             self._drain.begin(self.context.loop.now + grace)
