@@ -15,6 +15,7 @@ from tpnet.proxy.counters import TargetCount
 from tpnet.proxy.dialler import AppDialler
 from tpnet.proxy.drain import Drain
 from tpnet.proxy.router import Router
+from tpnet.proxy.vigil import Vigil
 
 if TYPE_CHECKING:
     from tpnet.proxy.context import Context
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
 class Target:
     """A listening port in a network namespace, and its connections."""
 
-    __slots__ = ("_acceptor", "_count", "_drain", "_number", "closing", "context", "dialler", "router")
+    __slots__ = (
+        "_acceptor",
+        "_count",
+        "_drain",
+        "_number",
+        "_vigil",
+        "closing",
+        "context",
+        "dialler",
+        "router",
+    )
 
     def __init__(self, context: Context, message: AddTarget, listener: Socket, bypass: int | None) -> None:
         self.context = context
@@ -33,6 +44,7 @@ class Target:
         self._count = count = TargetCount()
         self._drain = Drain()
         self.closing = self._drain.closing
+        self._vigil = Vigil(self._drain.connections)
         self.router = Router(context, count)
         self.dialler = AppDialler(context, message, bypass, count)
         context.book.targets[message.target] = count
@@ -54,6 +66,7 @@ class Target:
     def tick(self, now: float) -> None:
         """Once a second."""
         self.dialler.tick()
+        self._vigil.tick()
         if self._drain.tick(now):
             self.dialler.close()
             self.context.removed.append(self._number)
