@@ -88,4 +88,3 @@ def test_wireguard_go_killed_matched_requests_are_back_in_seconds_and_streams_li
             data = client.recv(65536)
             assert data, answer
             answer += data
-
