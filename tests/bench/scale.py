@@ -239,6 +239,9 @@ class Kernel:
     def doors(self) -> list[Any]:
         return list(self.keys.values())
 
+    def left(self) -> list[Any]:
+        return []
+
     def door(self, key: Any) -> Any:
         return self.keys.get(key)
 

@@ -27,6 +27,7 @@ from tpnet.proxy.channel import (
     AppRefused,
     Counters,
     Drained,
+    Finish,
     Full,
     NeedSockets,
     Purpose,
@@ -247,6 +248,7 @@ class WorkerLab:
         self.ready = threading.Event()
         self.counters = Counters()
         self.refused = []
+        self.drained_times = []
         self.drained = threading.Event()
         self.full = []
         self.prepare = True
@@ -320,6 +322,7 @@ class WorkerLab:
                 for redirect, port in self._redirects:
                     redirect.disable(port) if message.full else redirect.enable(port)
             elif isinstance(message, Drained):
+                self.drained_times.append(message.times)
                 self.drained.set()
             elif isinstance(message, Counters):
                 self.counters = message
@@ -374,8 +377,11 @@ class WorkerLab:
         self._netns[0] = netns
         self.send(SetSession(name, address, up, list(ports)))
 
-    def remove(self, grace, target=1):
-        self.send(RemoveTarget(target, grace))
+    def remove(self, target=1, times=1):
+        self.send(RemoveTarget(target, times))
+
+    def finish(self, seconds):
+        self.send(Finish(seconds))
 
     def rss(self):
         """KiB."""

@@ -179,8 +179,8 @@ class Agent:
                 self._feed.need(message)
             case Counters():
                 self._ledger.take(message)
-            case Drained(number):
-                self._targets.drained(number)
+            case Drained(number, times):
+                self._targets.drained(number, times)
             case Full(full):
                 self._targets.worker_full(full=full)
             case AppRefused(number):

@@ -35,7 +35,10 @@ class Purpose(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AddTarget:
-    """Start to accept for a target. Descriptors: the listener, then the bypass map."""
+    """Start to accept for a target; again for one that was removed and is not drained, whose connections stay.
+
+    Descriptors: the listener, then the bypass map.
+    """
 
     target: int
     name: str
@@ -78,10 +81,20 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True)
 class RemoveTarget:
-    """Stop accepting for a target, and let its connections end within ``grace`` seconds."""
+    """Stop accepting for a target. Its connections live on; ``Drained`` says when the last one has ended.
+
+    ``times`` is said again there: how often the target was removed, this time included.
+    """
 
     target: int
-    grace: float
+    times: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The agent ends: let every connection of every target end within ``seconds``."""
+
+    seconds: float
 
 
 # Worker to supervisor.
@@ -119,9 +132,10 @@ class Full:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """A removed target has no connection left in this worker."""
+    """A target that was removed so many ``times`` has no connection left in this worker, which has forgotten it."""
 
     target: int
+    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +157,7 @@ Message = (
     | DropSession
     | Sockets
     | RemoveTarget
+    | Finish
     | Ready
     | NeedSockets
     | AppRefused
@@ -159,6 +174,7 @@ _KINDS: dict[str, type[Any]] = {
         DropSession,
         Sockets,
         RemoveTarget,
+        Finish,
         Ready,
         NeedSockets,
         AppRefused,

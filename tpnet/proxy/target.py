@@ -36,9 +36,9 @@ ACCEPTS = 4
 WAITING = 128
 """Clients that may wait for a prepared socket; more wait in the kernel's queue."""
 IDLE = 1.0
-"""Seconds without traffic after which a draining connection counts as idle."""
+"""Seconds without traffic after which a connection counts as idle when the agent ends."""
 LAST = 5.0
-"""Seconds after the grace until what is left is reset."""
+"""Seconds after those of ``finish`` until what is left is reset."""
 _REFUSED_AGAIN = 0.2
 _ASIDE = {True: "127.116.0.1", False: "100::116"}
 """Where an app that listens on all addresses is called with a client's address: IPv4, IPv6 (RFC 6666, discard-only).
@@ -74,9 +74,9 @@ class Target:
     """A listening port in a network namespace, and its connections."""
 
     __slots__ = (
-        "_bypass", "_bypass_fd", "_draining", "_keep_source", "_listener", "_listening", "_next_port", "_refused_at",
-        "_routes", "_rules", "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells", "name",
-        "number", "port",
+        "_bypass", "_bypass_fd", "_finishing", "_keep_source", "_listener", "_listening", "_next_port", "_refused_at",
+        "_removed", "_routes", "_rules", "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells",
+        "name", "number", "port",
     )  # fmt: skip
 
     def __init__(self, context: Context, message: AddTarget, listener: Socket, bypass: int | None) -> None:
@@ -93,17 +93,14 @@ class Target:
         self._bypass_fd = bypass
         self._rules: RuleSet | None = None
         self._routes: dict[str, Route] = {}
-        self._draining: float | None = None
+        self._removed = 0  # how often it was, while it is
+        self._finishing: float | None = None
         self._refused_at = 0.0
         self._next_port = random.randint(*_PORTS)  # noqa: S311 - only so that two workers begin elsewhere
         self._stock4 = context.stock(Purpose.APP4, message.target, 32)
         self._stock6 = context.stock(Purpose.APP6, message.target, 8)
-        self._listener = listener
-        # Accepted sockets inherit it.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context.book.targets[message.target] = self.count
-        context.loop.add(listener.fileno(), IN, self.on_listener)
-        self._listening = True
+        self._listen(listener)
         self._stock4.refill()
         self._stock6.refill()
 
@@ -130,10 +127,19 @@ class Target:
         """Once a second."""
         self._stock4.tick()
         self._stock6.tick()
-        if self._draining is not None:
-            self._drain(now, self._draining)
+        if self._finishing is not None:
+            self._drain(now, self._finishing)
+        if self._removed and not self.connections and not self.farewells:
+            self._drained()
 
     # Accepting.
+
+    def _listen(self, listener: Socket) -> None:
+        self._listener = listener
+        # Accepted sockets inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.context.loop.add(listener.fileno(), IN, self.on_listener)
+        self._listening = True
 
     def on_listener(self, _events: int) -> None:
         """Clients have come."""
@@ -200,7 +206,7 @@ class Target:
 
     def resume(self) -> None:
         """Try to accept again."""
-        if not self._listening and self._draining is None:
+        if not self._listening and not self._removed:
             self._listening = True
             self.context.loop.epoll.register(self._listener.fileno(), IN)
 
@@ -332,18 +338,28 @@ class Target:
         self.count.open -= 1
         (self._stock4 if connection.peer.v4 else self._stock6).waiting.pop(connection, None)
 
-    def remove(self, grace: float) -> None:
-        """Accept no more, and let the connections end, all within ``grace`` and ``LAST`` seconds."""
+    def take_up(self, listener: Socket, bypass: int | None) -> None:
+        """It was removed, and is wanted again: accept from this listener. Its connections never notice."""
+        if bypass is not None:
+            os.close(bypass)  # its own one stands as long as it does
+        self._removed = 0
+        self._listen(listener)
+
+    def remove(self, times: int) -> None:
+        """Accept no more. Connections live on; ``Drained`` is told when the last one has ended."""
         loop = self.context.loop
-        if self._draining is not None:
-            return
-        self._draining = loop.now + grace
-        self.context.paused.discard(self)
-        if self._listening:
-            self._listening = False
-            loop.epoll.unregister(self._listener.fileno())
-        loop.sockets += 1
-        loop.close(self._listener)
+        if not self._removed:
+            self.context.paused.discard(self)
+            if self._listening:
+                self._listening = False
+                loop.epoll.unregister(self._listener.fileno())
+            loop.sockets += 1
+            loop.close(self._listener)
+        self._removed = times
+
+    def finish(self, seconds: float) -> None:
+        """Let the connections end, all within ``seconds`` and ``LAST``."""
+        self._finishing = self.context.loop.now + seconds
         for connection in self.connections:
             connection.busy = True
 
@@ -359,11 +375,12 @@ class Target:
         if now > until + LAST:
             for farewell in list(self.farewells):
                 farewell.finish()
-        if not self.connections and not self.farewells:
-            self._stock4.close()
-            self._stock6.close()
-            if self._bypass_fd is not None:
-                os.close(self._bypass_fd)
-                self._bypass = self._bypass_fd = None
-            self.context.removed.append(self.number)
-            self.context.tell(Drained(self.number))
+
+    def _drained(self) -> None:
+        self._stock4.close()
+        self._stock6.close()
+        if self._bypass_fd is not None:
+            os.close(self._bypass_fd)
+            self._bypass = self._bypass_fd = None
+        self.context.removed.append(self.number)
+        self.context.tell(Drained(self.number, self._removed))

@@ -20,6 +20,7 @@ from tpnet.proxy import channel, privileges
 from tpnet.proxy.channel import (
     AddTarget,
     DropSession,
+    Finish,
     Message,
     Purpose,
     Ready,
@@ -107,8 +108,12 @@ class Worker:
         if isinstance(message, Sockets):
             self._sockets(message, fds)
         elif isinstance(message, AddTarget):
-            bypass = fds[1] if len(fds) > 1 else None
-            self._targets[message.target] = Target(self.context, message, Socket(fileno=fds[0]), bypass)
+            listener, bypass = Socket(fileno=fds[0]), fds[1] if len(fds) > 1 else None
+            known = self._targets.get(message.target)
+            if known is None:
+                self._targets[message.target] = Target(self.context, message, listener, bypass)
+            else:
+                known.take_up(listener, bypass)
             return
         elif isinstance(message, SetRules):
             target = self._targets.get(message.target)
@@ -122,7 +127,10 @@ class Worker:
             self._lose(message.name)
             self.context.sessions.pop(message.name, None)
         elif isinstance(message, RemoveTarget) and message.target in self._targets:
-            self._targets[message.target].remove(message.grace)
+            self._targets[message.target].remove(message.times)
+        elif isinstance(message, Finish):
+            for target in self._targets.values():
+                target.finish(message.seconds)
         if not isinstance(message, Sockets):
             for fd in fds:
                 os.close(fd)
