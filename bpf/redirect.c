@@ -18,7 +18,7 @@ static long (*sk_assign)(struct bpf_sk_lookup *ctx, void *sock, __u64 flags) = (
 #define KEEP_APART(n) asm volatile("" ::"i"(n))
 
 // One end of a connection. IPv4 addresses are v4-mapped (::ffff:a.b.c.d). Address and port in network byte order.
-// tpnet/proxy/bypass.py packs the same 20 bytes.
+// tpnet/kernel/endpoint.py packs the same 20 bytes.
 struct endpoint {
 	__be32 addr[4];
 	__be16 port;

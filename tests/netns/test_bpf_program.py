@@ -12,13 +12,16 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
-from tpnet.datapath import bpf, loader
+from tpnet.datapath import loader
 from tpnet.datapath.netns import NetNs
 from tpnet.datapath.program import Program, compile_program, source_folder
 from tpnet.datapath.refusal import explain_refusal
+from tpnet.kernel import bpf
+from tpnet.kernel.endpoint import ENDPOINT, pack_endpoint
+from tpnet.kernel.libc import syscall
 from tpnet.model import Refused, TpnetError
 from tpnet.proxy import bypass
-from tpnet.proxy.bypass import BypassMap, pack_endpoint
+from tpnet.proxy.bypass import BypassMap
 
 BPF_PROG_TEST_RUN = 10
 SO_COOKIE = 57
@@ -104,7 +107,7 @@ def run(program_fd, packet):
         )
     )  # fmt: skip
     size = len(attr) - 1
-    done = bypass.LIBC.syscall(bypass.BPF_SYSCALL, BPF_PROG_TEST_RUN, ctypes.addressof(attr), size)
+    done = syscall(bpf.BPF_SYSCALL, BPF_PROG_TEST_RUN, ctypes.addressof(attr), size)
     assert done == 0, os.strerror(ctypes.get_errno())
     return struct.unpack_from("=I", attr.raw, 4)[0], CONTEXT.unpack(after.raw)[0]
 
@@ -222,7 +225,7 @@ def asserting(tmp_path, facts):
 def test_the_layouts_are_those_of_c(tmp_path):
     element = bypass._Element
     facts = [
-        f"sizeof(struct endpoint) == {bypass.ENDPOINT.size}",
+        f"sizeof(struct endpoint) == {ENDPOINT.size}",
         "__builtin_offsetof(struct endpoint, addr) == 0",
         f"__builtin_offsetof(struct endpoint, port) == {struct.calcsize('=16s')}",
         f"__builtin_offsetof(struct endpoint, zero) == {struct.calcsize('=16sH')}",
@@ -238,8 +241,8 @@ def test_the_layouts_are_those_of_c(tmp_path):
         "__builtin_offsetof(union bpf_attr, link_create.attach_type) == 8",
         "BPF_SK_LOOKUP == 36",
         "BPF_PROG_TYPE_SK_LOOKUP == 30",
-        f"BPF_MAP_UPDATE_ELEM == {bypass.BPF_MAP_UPDATE_ELEM}",
-        f"BPF_MAP_DELETE_ELEM == {bypass.BPF_MAP_DELETE_ELEM}",
+        f"BPF_MAP_UPDATE_ELEM == {bpf.BPF_MAP_UPDATE_ELEM}",
+        f"BPF_MAP_DELETE_ELEM == {bpf.BPF_MAP_DELETE_ELEM}",
         f"BPF_LINK_CREATE == {bpf.BPF_LINK_CREATE}",
     ]
     result, told = asserting(tmp_path, facts)
@@ -255,7 +258,7 @@ def test_a_wrong_layout_would_be_found(tmp_path):
 def test_the_maps_are_as_python_takes_them(program):
     maps = {spec.name: spec for spec in program.maps}
     assert set(maps) == {"listeners", "bypass"}
-    assert {spec.key_size for spec in maps.values()} == {bypass.ENDPOINT.size}
+    assert {spec.key_size for spec in maps.values()} == {ENDPOINT.size}
     assert (maps["listeners"].value_size, maps["bypass"].value_size) == (8, 1)
 
 

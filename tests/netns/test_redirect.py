@@ -13,8 +13,9 @@ import pytest
 
 from tpnet.datapath.listening import ListenTable, listening, listening_ports
 from tpnet.datapath.redirect import EbpfRedirect, probe
+from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.model import Conflict
-from tpnet.proxy.bypass import BypassMap, pack_endpoint
+from tpnet.proxy.bypass import BypassMap
 
 
 class Door:

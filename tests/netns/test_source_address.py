@@ -22,8 +22,9 @@ from tpnet.datapath.source_address import (
     sweep,
     sweep_all,
 )
+from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.model import InvalidInput, TpnetError
-from tpnet.proxy.bypass import BypassMap, pack_endpoint
+from tpnet.proxy.bypass import BypassMap
 
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 

@@ -18,7 +18,7 @@ from tpnet.agent.namespace import addresses_of
 from tpnet.agent.status import intercept_status, memory_kib, target_statuses
 from tpnet.datapath.listening import listening, reachable
 from tpnet.datapath.target import resolve_targets
-from tpnet.http.head import RequestHead, read_request
+from tpnet.http.h1.head import RequestHead, read_request
 from tpnet.model import AgentStatus, Explanation, InvalidInput, NotThere, Status, TargetInfo
 from tpnet.rules import RuleSet
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -35,6 +34,7 @@ from tpnet.datapath.program import compile_program
 from tpnet.datapath.redirect import probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
+from tpnet.kernel.limits import raise_file_limit
 from tpnet.model import AgentStatus, Refused, TpnetError
 from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
 from tpnet.tunnel import AGENT_UDP_PORT
@@ -222,13 +222,6 @@ def compile_and_probe() -> Program:
     program = compile_program()
     probe(program)
     return program
-
-
-def raise_file_limit() -> None:
-    """As many descriptors as there may be: prepared sockets pass through here."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run_agent(

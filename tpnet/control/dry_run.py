@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tpnet.http.head import RequestHead, read_request
+from tpnet.http.h1.head import RequestHead, read_request
 from tpnet.model import Explanation, InvalidInput
 from tpnet.rules import RuleSet
 

@@ -8,7 +8,6 @@ process.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -17,6 +16,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from tpnet.kernel.libc import CLONE_NEWNET, MS_BIND, enter_netns, mount, new_netns
 from tpnet.model import NotThere, Refused, TpnetError
 
 if TYPE_CHECKING:
@@ -28,11 +28,8 @@ _ABORT = b"tpnet: cannot return from a network namespace\n"
 NAMED = Path("/run/netns")
 """Where ``ip netns add`` puts its names."""
 
-_CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
-_MS_BIND = 4096
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class NetNs:
@@ -65,7 +62,7 @@ class NetNs:
             kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
         except OSError:
             kind = 0
-        if kind != _CLONE_NEWNET:
+        if kind != CLONE_NEWNET:
             os.close(fd)
             raise NotThere(
                 f"{path} is not a network namespace.",
@@ -96,8 +93,10 @@ class NetNs:
         """
 
         def make() -> NetNs:
-            if _LIBC.unshare(_CLONE_NEWNET) < 0:
-                raise _refused(ctypes.get_errno(), "make a network namespace")
+            try:
+                new_netns()
+            except OSError as error:
+                raise _refused(error, "make a network namespace") from error
             return cls.from_path("/proc/thread-self/ns/net", label)
 
         return _in_thread(make)
@@ -108,10 +107,11 @@ class NetNs:
         Raises ``OSError``.
         """
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
-        if _LIBC.mount(f"/proc/self/fd/{self.fd}".encode(), bytes(path), None, _MS_BIND, None) < 0:
-            error = ctypes.get_errno()
+        try:
+            mount(f"/proc/self/fd/{self.fd}", str(path), MS_BIND)
+        except OSError as error:
             path.unlink()
-            raise OSError(error, os.strerror(error), str(path))
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     @property
     def inode(self) -> int:
@@ -150,7 +150,9 @@ class NetNs:
             try:
                 yield
             finally:
-                if _LIBC.setns(home, _CLONE_NEWNET) < 0:
+                try:
+                    enter_netns(home)
+                except OSError:
                     # To go on in the wrong namespace would be to mistake somebody's pod for the machine.
                     os.write(2, _ABORT)
                     os.abort()
@@ -213,17 +215,19 @@ def key_at(path: str | Path) -> tuple[int, int] | None:
 
 
 def _setns(fd: int, label: str) -> None:
-    if _LIBC.setns(fd, _CLONE_NEWNET) < 0:
-        raise _refused(ctypes.get_errno(), f"enter the network namespace {label}")
+    try:
+        enter_netns(fd)
+    except OSError as error:
+        raise _refused(error, f"enter the network namespace {label}") from error
 
 
-def _refused(number: int, what: str) -> TpnetError:
-    if number == errno.EPERM:
+def _refused(error: OSError, what: str) -> TpnetError:
+    if error.errno == errno.EPERM:
         return Refused(
             f"This process may not {what}.",
             "Run the agent as root; in a container, privileged or with CAP_SYS_ADMIN.",
         )
-    return TpnetError(f"Could not {what}: {os.strerror(number)}.")
+    return TpnetError(f"Could not {what}: {error.strerror}.")
 
 
 def _in_thread(func: Callable[[], T]) -> T:

@@ -14,8 +14,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tpnet.datapath import bpf
 from tpnet.datapath.refusal import explain_refusal
+from tpnet.kernel import bpf
 from tpnet.model import TpnetError
 
 _FUNCTION = "redirect"

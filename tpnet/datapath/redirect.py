@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from pyroute2 import IPRoute, NetlinkError
 
-from tpnet.datapath import bpf
 from tpnet.datapath.listening import OUR_ADDRESS
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import NetNs
 from tpnet.datapath.refusal import explain_refusal
+from tpnet.kernel import bpf
+from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.model import Conflict, Refused, TpnetError
-from tpnet.proxy.bypass import pack_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpnet.datapath.bpf import LoadError
+from tpnet.kernel.bpf import LoadError
 from tpnet.model import Refused
 
 if TYPE_CHECKING:

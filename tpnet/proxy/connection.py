@@ -25,8 +25,8 @@ from tpnet.http.conversation import (
     SEND_CLIENT,
     SHUT,
     SHUT_CLIENT,
-    Conversation,
 )
+from tpnet.http.h1.conversation import Conversation
 from tpnet.proxy.farewell import Farewell
 from tpnet.proxy.loop import IN, OUT, Socket
 from tpnet.proxy.stream import BULKY, LINGER_RESET, PIPE_SIZE, READ, Stream
@@ -43,7 +43,6 @@ SPLICE_LEAST = 64 * 1024
 """Bytes of a body that must be left for a splice to pay."""
 
 _NOW = socket.MSG_DONTWAIT
-_TO_APP = (SEND, APP)
 
 
 class Connection:
@@ -67,7 +66,7 @@ class Connection:
         self.done = False
         self.busy = True  # something happened since the drain looked last
         self.idle_since = 0.0
-        self.conversation = Conversation(target.route, target.on_event)
+        self.conversation = Conversation(target.decide, target)
         self._app_pending: list[bytes] | None = None  # what waits for a prepared socket
         self._app_shut = False
         self._closing = False
@@ -143,7 +142,7 @@ class Connection:
             client.bulky = len(data) >= BULKY
             commands = conversation.client_data(data)
             app = self.app
-            if len(commands) == 1 and commands[0][:2] == _TO_APP and app is not None:
+            if len(commands) == 1 and commands[0][0] == SEND and commands[0][1] is APP and app is not None:
                 app.send(commands[0][2])
                 if app.backlog:
                     self.calm = False
@@ -348,8 +347,7 @@ class Connection:
     def _run(self, commands: Sequence[Command]) -> None:
         """Carry out what the conversation commands."""
         for command in commands:
-            what = command[0]
-            if what == SEND:
+            if command[0] == SEND:
                 app = self.app
                 if command[1] is APP and app is not None:
                     app.send(command[2])
@@ -357,26 +355,26 @@ class Connection:
                         self.calm = False
                 else:
                     self._send(command[1], command[2])
-            elif what == SEND_CLIENT:
+            elif command[0] == SEND_CLIENT:
                 client = self.client
                 client.send(command[1])
                 if client.backlog:
                     self.calm = False
             elif self.done:
                 return
-            elif what == SHUT:
+            elif command[0] == SHUT:
                 self._shut(command[1])
-            elif what == SHUT_CLIENT:
+            elif command[0] == SHUT_CLIENT:
                 self.calm = False
                 self.client.shutdown()
-            elif what == PIN:
+            elif command[0] == PIN:
                 self._pin(command[1])
-            elif what == CLOSE_CLIENT:
+            elif command[0] == CLOSE_CLIENT:
                 self.calm = False
                 self._closing = True
-            elif what == RESET_CLIENT:
+            elif command[0] == RESET_CLIENT:
                 self.abort()
-            elif what == RESET:
+            elif command[0] == RESET:
                 self._let_go(command[1], reset=True)
         if self._to_dial:
             # Only now: a dial that fails at once has the conversation command anew.
@@ -470,10 +468,7 @@ class Connection:
     def _fail(self, side: Side, reason: str, *, delivered: bool) -> None:
         self.calm = False
         self._let_go(side, reset=True)
-        self.target.failing = reason
-        commands = self.conversation.upstream_failed(side, delivered=delivered)
-        self.target.failing = ""
-        self._run(commands)
+        self._run(self.conversation.upstream_failed(side, reason, delivered=delivered))
         self.settle()
 
     def confirm(self, way: Way) -> None:

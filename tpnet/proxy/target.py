@@ -13,9 +13,10 @@ import random
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tpnet.http.conversation import Route
+from tpnet.http.verdict import TO_APP, Outcome, Verdict
+from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.model import OnFailure
-from tpnet.proxy.bypass import BypassMap, pack_endpoint
+from tpnet.proxy.bypass import BypassMap
 from tpnet.proxy.channel import AddTarget, AppRefused, Drained, Purpose
 from tpnet.proxy.connection import Connection
 from tpnet.proxy.counters import TargetCount
@@ -26,7 +27,7 @@ from tpnet.rules import RuleSet
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from tpnet.http.head import RequestHead
+    from tpnet.http.h1.head import RequestHead
     from tpnet.model import Intercept
     from tpnet.proxy.context import Context, Stock
     from tpnet.proxy.farewell import Farewell
@@ -75,7 +76,7 @@ class Target:
 
     __slots__ = (
         "_bypass", "_bypass_fd", "_finishing", "_keep_source", "_listener", "_listening", "_next_port", "_refused_at",
-        "_removed", "_routes", "_rules", "_stock4", "_stock6", "connections", "context", "count", "failing", "farewells",
+        "_removed", "_rules", "_stock4", "_stock6", "_verdicts", "connections", "context", "count", "farewells",
         "name", "number", "port",
     )  # fmt: skip
 
@@ -87,12 +88,11 @@ class Target:
         self.count = TargetCount()
         self.connections: set[Connection] = set()
         self.farewells: set[Farewell] = set()
-        self.failing = ""
         self._keep_source = message.keep_source
         self._bypass = BypassMap(bypass) if bypass is not None else None
         self._bypass_fd = bypass
         self._rules: RuleSet | None = None
-        self._routes: dict[str, Route] = {}
+        self._verdicts: dict[str, Verdict] = {}
         self._removed = 0  # how often it was, while it is
         self._finishing: float | None = None
         self._refused_at = 0.0
@@ -107,9 +107,12 @@ class Target:
     def set_rules(self, intercepts: Sequence[Intercept]) -> None:
         """Decide by these intercepts from the next request on."""
         self._rules = RuleSet(intercepts) if intercepts else None
-        self._routes = {
-            one.name: Route(
-                Way(one.session, one.tunnel_port, one.name), one.on_failure is OnFailure.APP, one.name
+        self._verdicts = {
+            one.name: Verdict(
+                Outcome.FORWARD,
+                Way(one.session, one.tunnel_port, one.name),
+                intercept=one.name,
+                on_failure_app=one.on_failure is OnFailure.APP,
             )
             for one in intercepts
         }
@@ -117,7 +120,7 @@ class Target:
     @property
     def intercepts(self) -> Collection[str]:
         """The names of the intercepts that it decides by."""
-        return self._routes.keys()
+        return self._verdicts.keys()
 
     def add_sockets(self, purpose: Purpose, socks: list[Socket]) -> None:
         """Take prepared sockets."""
@@ -281,54 +284,60 @@ class Target:
 
     # Deciding.
 
-    def route(self, head: RequestHead) -> Route | None:
-        """Which session takes this request; ``None``: the app does."""
+    def decide(self, head: RequestHead) -> Verdict:
+        """Who takes this request."""
         if self._rules is None:
-            return None
+            return TO_APP
         intercept = self._rules.decide(head)
         if intercept is None:
-            return None
-        route = self._routes[intercept.name]
+            return TO_APP
+        verdict = self._verdicts[intercept.name]
         session = self.context.sessions.get(intercept.session)
         if session is None or not session.up:
             reason = "session down"
         elif intercept.tunnel_port not in session.ports:
             reason = "handler not listening"
         else:
-            return route
-        if route.on_failure_app:
+            return verdict
+        if verdict.on_failure_app:
             self.context.book.intercepts[intercept.name].reasons[reason] += 1
-            return None
-        self.failing = reason
-        return Route(Way("", 0, intercept.name), on_failure_app=False, key=intercept.name)
+            return TO_APP
+        return verdict._replace(outcome=Outcome.FAIL, reason=reason)
 
-    def on_event(self, letter: str, route: Route | None, reason: str) -> None:
-        """Count a verdict, or what became of a request later."""
+    def on_verdict(self, verdict: Verdict) -> None:
+        """Count a verdict."""
         count = self.count
-        if route is None:
-            if letter == "F":
-                count.unmatched += 1
-                return
+        if verdict is TO_APP:
+            count.unmatched += 1
+            return
+        outcome, _, reason, intercept, _ = verdict
+        if intercept is None:
             count.requests += 1
-            if letter == "A":
+            if outcome is Outcome.APP:
                 count.app_requests += 1
-            count.verdicts[letter] += 1
+            count.verdicts[outcome.value] += 1
             if reason:
                 count.reasons[reason] += 1
             return
-        intercept = self.context.book.intercepts[str(route.key)]
-        if letter == "F":
+        if outcome is Outcome.FORWARD:
             count.requests += 1
-            count.verdicts["F"] += 1
-            intercept.hit()
-            return
-        if letter in {"fallback", "failed"}:
-            intercept.reasons[self.failing or reason] += 1
-            intercept.hits -= 1
-            if letter == "fallback":
-                count.app_requests += 1
-            return
-        count.verdicts[letter] += 1
+            self.context.book.intercepts[str(intercept)].hit()
+        elif outcome is Outcome.FAIL:
+            count.requests += 1
+            self.context.book.intercepts[str(intercept)].reasons[reason] += 1
+            outcome = Outcome.FORWARD  # as far as the rules go
+        count.verdicts[outcome.value] += 1
+
+    def on_fallback(self, verdict: Verdict, reason: str) -> None:
+        """The app has a matched request after all."""
+        self.count.app_requests += 1
+        self.on_failed(verdict, reason)
+
+    def on_failed(self, verdict: Verdict, reason: str) -> None:
+        """A matched request got no response of its session."""
+        intercept = self.context.book.intercepts[str(verdict.intercept)]
+        intercept.reasons[reason] += 1
+        intercept.hits -= 1
 
     # The end.
 

@@ -15,6 +15,8 @@ import socket
 import sys
 from collections import deque
 
+from tpnet.kernel.libc import die_with_parent
+from tpnet.kernel.limits import raise_file_limit
 from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
 from tpnet.proxy.channel import (
@@ -180,18 +182,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--uid", type=int, required=True, help="user and group to become")
     options = parser.parse_args(argv)
-    privileges.die_with_parent()
+    die_with_parent()
     warm_up()
     end = socket.socket(fileno=options.channel)
     end.setblocking(False)
     end.set_inheritable(False)
-    limit = privileges.raise_file_limit()
+    limit = raise_file_limit()
     try:
         privileges.drop(options.uid)
     except TpnetError as error:
         print(f"tpnet worker: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    privileges.die_with_parent()
+    die_with_parent()
     worker = Worker(end, limit)
     gc.collect()
     gc.freeze()

@@ -13,11 +13,9 @@ import contextlib
 import functools
 import logging
 import os
-import resource
 import signal
 import socket
 import stat
-import struct
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 from tpnet.control.kubernetes.options import ClusterOptions
 from tpnet.control.local.client import LocalControl
 from tpnet.control.local.protocol import decode_call, encode_error, encode_ok
+from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.peercred import peer_credentials
 from tpnet.model import Intercept, InvalidInput, TpnetError
 from tpnet.model.codec import decode, encode
 from tpnet.session.paths import Paths, locked
@@ -177,10 +177,8 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
 
 
 def _peer_uid(writer: asyncio.StreamWriter) -> int:
-    """The user id of whoever is at the other end of a Unix socket (unix(7), SO_PEERCRED)."""
-    sock = writer.get_extra_info("socket")
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return int(struct.unpack("3i", raw)[1])
+    """The user id of whoever is at the other end."""
+    return peer_credentials(writer.get_extra_info("socket")).uid
 
 
 class Starter:
@@ -220,9 +218,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
     )
-    # Every relay takes two descriptors.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+    raise_file_limit()  # every relay takes two descriptors
     os.umask(0o077)
     starter = Starter(args.ready_fd)
     try:

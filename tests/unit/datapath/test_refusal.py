@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from tpnet.datapath.bpf import LoadError
 from tpnet.datapath.refusal import Machine, explain_refusal
+from tpnet.kernel.bpf import LoadError
 from tpnet.model import Refused
 
 ALL = (1 << 41) - 1

@@ -14,14 +14,14 @@ from tpnet.http.conversation import (
     SEND_CLIENT,
     SHUT,
     SHUT_CLIENT,
-    Conversation,
-    Route,
 )
+from tpnet.http.h1.conversation import Conversation
+from tpnet.http.verdict import TO_APP, Outcome, Verdict
 
 HOST = b"Host: a.test\r\n"
 NEXT = b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n"
 DEV = "dev"
-TO_DEV = Route(DEV, key="one")
+TO_DEV = Verdict(Outcome.FORWARD, DEV, intercept="one")
 
 
 def request(line: bytes, *fields: bytes, body: bytes = b"", host: bytes = HOST) -> bytes:
@@ -41,12 +41,31 @@ def answer(text: bytes, *fields: bytes, status: bytes = b"200 OK") -> bytes:
     return b"HTTP/1.1 " + status + b"\r\n" + lines + b"Content-Length: %d\r\n\r\n" % len(text) + text
 
 
+class Record:
+    """What an observer is told: (letter or fate, verdict, reason)."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_verdict(self, verdict):
+        self.events.append((verdict.outcome.value, verdict, verdict.reason))
+
+    def on_fallback(self, verdict, reason):
+        self.events.append(("fallback", verdict, reason))
+
+    def on_failed(self, verdict, reason):
+        self.events.append(("failed", verdict, reason))
+
+
 class Wire:
     """Carries commands out. ``scripts``: per side, what it will have received and then answers, in order."""
 
-    def __init__(self, route=lambda _head: None, scripts=None, cut=lambda data: [data]):
-        self.events = []
-        self.conversation = Conversation(route, lambda *event: self.events.append(event))
+    kind = Conversation
+
+    def __init__(self, decide=lambda _head: TO_APP, scripts=None, cut=lambda data: [data]):
+        self.record = Record()
+        self.events = self.record.events
+        self.conversation = self.kind(decide, self.record)
         self.scripts = {side: deque(script) for side, script in (scripts or {}).items()}
         self.cut = cut
         self.received = {APP: bytearray(), DEV: bytearray()}
@@ -153,9 +172,12 @@ __all__ = [
     "SEND_CLIENT",
     "SHUT",
     "SHUT_CLIENT",
+    "TO_APP",
     "TO_DEV",
     "Conversation",
-    "Route",
+    "Outcome",
+    "Record",
+    "Verdict",
     "Wire",
     "all_cuts",
     "answer",
@@ -176,7 +198,7 @@ SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade
 
 def by_path(head):
     """The developer's are those of /dev."""
-    return TO_DEV if head.path.startswith(b"/dev") else None
+    return TO_DEV if head.path.startswith(b"/dev") else TO_APP
 
 
 def always(_head):
@@ -186,4 +208,4 @@ def always(_head):
 
 def to(side):
     """Routing that sends everything to a side."""
-    return always if side == DEV else lambda _head: None
+    return always if side == DEV else lambda _head: TO_APP

@@ -22,9 +22,12 @@ from http_wire import (
     SHUT,
     SHUT_CLIENT,
     SWITCHING,
+    TO_APP,
     WEBSOCKET,
     Conversation,
-    Route,
+    Outcome,
+    Record,
+    Verdict,
     Wire,
     all_cuts,
     always,
@@ -37,7 +40,7 @@ from http_wire import (
     to,
 )
 
-from tpnet.http.exchange import KEEP
+from tpnet.http.h1.exchange import KEEP
 
 # Order.
 
@@ -68,7 +71,7 @@ def test_request_to_another_side_waits_and_the_client_is_not_read():
     assert wire.letters == ["F", "F", "F"]
 
 
-def test_route_is_asked_once_per_request():
+def test_rules_are_asked_once_per_request():
     asked = []
     wire = Wire(lambda head: asked.append(head.target) or by_path(head)).write(GET_DEV + GET_APP + GET_DEV)
     wire.say(DEV, answer(b"1")).say(APP, answer(b"2")).say(DEV, answer(b"3"))
@@ -107,7 +110,7 @@ def test_many_requests_to_one_side_go_through_but_not_without_bound(side):
 
 
 def test_what_comes_is_what_goes_the_very_object(side):
-    conversation = Conversation(to(side))
+    conversation = Conversation(to(side), Record())
     asked, told = bytes(bytearray(post(b"Content-Length: 3", body=b"abc"))), answer(b"x")
     ((what, where, data),) = conversation.client_data(asked)
     assert (what, where) == (SEND, side)
@@ -258,7 +261,7 @@ def test_an_early_answer_that_says_close_waits_for_the_side_to_close(side):
     wire.write(b"y")
     assert wire.received[side] == start + b"y"
     conversation = wire.conversation
-    wire.do(conversation.upstream_failed(side, delivered=True))
+    wire.do(conversation.upstream_failed(side, "lost", delivered=True))
     assert wire.log == [(CLOSE_CLIENT,)]
 
 
@@ -528,16 +531,16 @@ def test_a_chunked_answer_is_not_spliced_and_one_until_the_end_is(side):
 
 
 def test_sessions_of_two_developers_on_one_connection():
-    routes = {b"/a": Route("a"), b"/b": Route("b")}
+    verdicts = {b"/a": Verdict(Outcome.FORWARD, "a"), b"/b": Verdict(Outcome.FORWARD, "b")}
     a, b = request(b"GET /a HTTP/1.1"), request(b"GET /b HTTP/1.1")
     scripts = {
         "a": [(a, answer(b"1")), (a, answer(b"3"))],
         "b": [(b, answer(b"2"))],
         APP: [(NEXT, answer(b"4"))],
     }
-    wire = Wire(lambda head: routes.get(head.path), scripts).write(a + b + a + NEXT)
+    wire = Wire(lambda head: verdicts.get(head.path, TO_APP), scripts).write(a + b + a + NEXT)
     assert wire.client == answer(b"1") + answer(b"2") + answer(b"3") + answer(b"4")
-    assert [route and route.side for _, route, _ in wire.events] == ["a", "b", "a", None]
+    assert [verdict.side for _, verdict, _ in wire.events] == ["a", "b", "a", None]
 
 
 def test_an_idle_session_that_ends_is_dialled_anew():
@@ -551,6 +554,6 @@ def test_an_idle_session_that_ends_is_dialled_anew():
 
 def test_an_idle_session_that_fails_is_nobodys_loss():
     wire = Wire(by_path, {DEV: [(GET_DEV, answer(b"1"))], APP: [(GET_APP, answer(b"2"))]}).write(GET_DEV)
-    assert wire.conversation.upstream_failed(DEV, delivered=True) == []
+    assert wire.conversation.upstream_failed(DEV, "lost", delivered=True) == []
     wire.write(GET_APP)
     assert wire.client == answer(b"1") + answer(b"2")

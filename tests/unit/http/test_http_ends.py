@@ -13,12 +13,10 @@ from http_wire import (
     PIN,
     RESET,
     RESET_CLIENT,
-    SEND,
     SHUT,
     SHUT_CLIENT,
     SWITCHING,
     WEBSOCKET,
-    Conversation,
     Wire,
     always,
     answer,
@@ -208,7 +206,7 @@ def test_an_app_that_ends_under_a_sessions_answer_ends_the_client_after_it():
 
 def test_an_app_that_fails_under_a_sessions_answer_likewise():
     wire = Wire(always).write(GET_DEV)
-    assert wire.conversation.upstream_failed(APP, delivered=False) == []
+    assert wire.conversation.upstream_failed(APP, "lost", delivered=False) == []
     wire.say(DEV, answer(b"x"))
     assert wire.log == [(CLOSE_CLIENT,)]
 
@@ -248,19 +246,19 @@ def test_an_app_that_fails_resets_the_client():  # F18
         wire = Wire()
         if said:
             wire.write(said)
-        wire.do(wire.conversation.upstream_failed(APP, delivered=True))
+        wire.do(wire.conversation.upstream_failed(APP, "lost", delivered=True))
         assert wire.log == [(RESET_CLIENT,)]
-        assert wire.conversation.upstream_failed(APP, delivered=True) == []
+        assert wire.conversation.upstream_failed(APP, "lost", delivered=True) == []
 
 
 def test_a_pinned_side_that_fails_resets_the_client():
     wire = Wire(always).write(WEBSOCKET).say(DEV, SWITCHING)
     conversation = wire.conversation
-    assert conversation.upstream_failed(APP, delivered=True) == []
+    assert conversation.upstream_failed(APP, "lost", delivered=True) == []
     assert conversation.upstream_eof(APP) == ()
     assert conversation.upstream_data(APP, b"x") == ()
     assert conversation.upstream_confirmed(DEV) == []
-    assert conversation.upstream_failed(DEV, delivered=True) == [(RESET_CLIENT,)]
+    assert conversation.upstream_failed(DEV, "lost", delivered=True) == [(RESET_CLIENT,)]
     assert conversation.over
 
 
@@ -273,7 +271,7 @@ def test_after_the_end_nothing_matters():
         conversation.client_eof(),
         conversation.upstream_data(APP, b"x"),
         conversation.upstream_eof(APP),
-        conversation.upstream_failed(APP, delivered=False),
+        conversation.upstream_failed(APP, "lost", delivered=False),
         conversation.upstream_confirmed(DEV),
         conversation.undecided_timeout(),
         conversation.release_held(),
@@ -283,8 +281,3 @@ def test_after_the_end_nothing_matters():
     assert conversation.upstream_splice(APP) == 0
     assert not conversation.idle
     assert not conversation.undecided
-
-
-def test_nobody_needs_to_listen_for_verdicts():
-    conversation = Conversation(always)
-    assert conversation.client_data(b"\x16\x03") == [(SEND, APP, b"\x16\x03"), (PIN, APP)]

@@ -13,8 +13,10 @@ from http_wire import (
     RESET,
     RESET_CLIENT,
     SHUT,
+    TO_APP,
     TO_DEV,
-    Route,
+    Outcome,
+    Verdict,
     Wire,
     all_cuts,
     answer,
@@ -24,8 +26,8 @@ from http_wire import (
     request,
 )
 
-from tpnet.http.exchange import KEEP
-from tpnet.http.grammar import MAX_HEAD
+from tpnet.http.h1.exchange import KEEP
+from tpnet.http.h1.grammar import MAX_HEAD
 
 GET = request(b"GET /dev HTTP/1.1")
 POST = post(b"Content-Length: 5", body=b"hello")
@@ -37,11 +39,11 @@ def always(_head):
 
 
 def by_path(head):
-    return TO_DEV if head.path.startswith(b"/dev") else None
+    return TO_DEV if head.path.startswith(b"/dev") else TO_APP
 
 
 def failed(wire, *, delivered):
-    wire.do(wire.conversation.upstream_failed(DEV, delivered=delivered))
+    wire.do(wire.conversation.upstream_failed(DEV, "lost", delivered=delivered))
     wire._pump()
     return wire
 
@@ -83,18 +85,22 @@ def test_what_was_delivered_and_must_not_be_sent_twice_is_502(method):
     wire = failed(Wire(always).write(request(method + b" /dev HTTP/1.1") + NEXT), delivered=True)
     assert wire.app == b""
     assert_502(wire)
-    assert wire.events[-1][1] is TO_DEV
+    assert wire.events[-1][1:] == (TO_DEV, "lost")
 
 
 def test_502_to_a_head_request_has_no_body():
-    wire = Wire(lambda _head: Route(DEV, on_failure_app=False)).write(request(b"HEAD / HTTP/1.1"))
+    wire = Wire(lambda _head: Verdict(Outcome.FORWARD, DEV, on_failure_app=False)).write(
+        request(b"HEAD / HTTP/1.1")
+    )
     failed(wire, delivered=False)
     assert_502(wire)
     assert wire.client.endswith(b"\r\n\r\n")
 
 
 def test_a_route_may_ask_for_errors():
-    wire = failed(Wire(lambda _head: Route(DEV, on_failure_app=False)).write(GET), delivered=False)
+    wire = failed(
+        Wire(lambda _head: Verdict(Outcome.FORWARD, DEV, on_failure_app=False)).write(GET), delivered=False
+    )
     assert wire.app == b""
     assert_502(wire)
 
@@ -233,6 +239,45 @@ def test_an_app_that_has_gone_meanwhile_is_dialled_anew():
     wire.say(APP, answer(b"x"))
     assert wire.client == answer(b"x")
     assert wire.log == [(RESET, APP), (CLOSE_CLIENT,)]
+
+
+# A session that is known not to be there.
+
+FAIL = TO_DEV._replace(outcome=Outcome.FAIL, reason="session down", on_failure_app=False)
+
+
+def fails_dev(head):
+    return FAIL if head.path.startswith(b"/dev") else TO_APP
+
+
+@pytest.mark.parametrize(
+    "data", [GET, PUT, request(b"HEAD /dev HTTP/1.1"), request(b"PUT /dev HTTP/1.1", b"Content-Length: 9")]
+)
+def test_a_request_to_a_session_that_is_known_to_be_down_is_502_in_its_turn(data):
+    for _, pieces in all_cuts(NEXT + data + NEXT):
+        wire = Wire(fails_dev).write(*pieces)
+        assert (wire.app, wire.dev, wire.client) == (NEXT, b"", b"")
+        wire.say(APP, answer(b"1"))
+        assert wire.client.startswith(answer(b"1") + b"HTTP/1.1 502 ")
+        assert (b"session down" in wire.client) == (not data.startswith(b"HEAD"))
+        assert wire.log == [(CLOSE_CLIENT,)]
+        assert wire.events[1:] == [("E", FAIL, "session down")]
+        assert (wire.app, wire.dev) == (NEXT, b"")
+
+
+def test_a_first_request_to_a_session_that_is_known_to_be_down_is_502():
+    wire = Wire(fails_dev).write(GET + NEXT)
+    assert (wire.app, wire.dev) == (b"", b"")
+    assert wire.client.startswith(b"HTTP/1.1 502 ")
+    assert wire.events == [("E", FAIL, "session down")]
+
+
+def test_what_the_driver_says_of_a_failure_is_what_is_counted_and_told():
+    wire = Wire(lambda _head: FAIL._replace(outcome=Outcome.FORWARD)).write(GET)
+    wire.do(wire.conversation.upstream_failed(DEV, "handler refused", delivered=False))
+    assert wire.events[-1][0] == "failed"
+    assert wire.events[-1][2] == "handler refused"
+    assert b"the handler did not answer: handler refused." in wire.client
 
 
 # Answers that break off.
@@ -398,8 +443,8 @@ def test_a_broken_answer_after_a_good_one_and_after_an_interim_one():
 
 def test_good_answers_then_half_a_head():
     half = answer(b"2")[:20]
-    for side, route in ((APP, None), (DEV, TO_DEV)):
-        wire = Wire(lambda _head, route=route: route).write(GET + GET).say(side, answer(b"1") + half)
+    for side, verdict in ((APP, TO_APP), (DEV, TO_DEV)):
+        wire = Wire(lambda _head, verdict=verdict: verdict).write(GET + GET).say(side, answer(b"1") + half)
         assert wire.client == answer(b"1")
         wire.say(side, answer(b"2")[20:])
         assert wire.client == answer(b"1") + answer(b"2")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
-from http_wire import HOST, Wire, byte_by_byte, request
+from http_wire import HOST, Outcome, Wire, byte_by_byte, request
 
-from tpnet.http.body import BROKEN, DONE, MORE, ChunkedReader
-from tpnet.http.grammar import CHUNKED, MAX_HEAD, Bad, HeadScan
-from tpnet.http.head import CONNECT, HEAD, PLAIN, UPGRADE, RequestHead, read_request
+from tpnet.http.h1.body import BROKEN, DONE, MORE, ChunkedReader
+from tpnet.http.h1.grammar import CHUNKED, MAX_HEAD, Bad, HeadScan
+from tpnet.http.h1.head import CONNECT, HEAD, PLAIN, UPGRADE, RequestHead, read_request
 from tpnet.model import HeaderRule, Intercept, PathKind, PathRule
 from tpnet.rules import RuleSet
 
@@ -117,7 +117,7 @@ def test_reasons_are_halves_of_sentences():
     for line in (b"GET / HTTP/3", b"nonsense"):
         bad = read_request(request(line))
         assert isinstance(bad, Bad)
-        assert bad.letter == "P"
+        assert bad.outcome is Outcome.PIN
         assert bad.reason.startswith("it")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import h11
 import httptools
 import pytest
-from http_wire import NEXT, Wire
+from http_wire import NEXT, TO_APP, Wire
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_http_rows import ROWS
@@ -134,7 +134,7 @@ def test_generated_conversations_are_read_alike(conversation):
     last = next((at for at, one in enumerate(conversation) if one.ends), len(conversation) - 1)
     data = b"".join(one.asked.lstrip(b"\r\n") for one in conversation[: last + 1]).replace(b" ; q", b";  q")
     seen = []
-    Wire(lambda head: seen.append([head.method, head.target])).write(data)
+    Wire(lambda head: seen.append([head.method, head.target]) or TO_APP).write(data)
     messages = by_h11(data)
     assert messages is not None
     assert [message[:2] for message in messages] == seen

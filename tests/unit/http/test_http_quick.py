@@ -5,15 +5,28 @@ from __future__ import annotations
 import re
 
 import pytest
-from http_wire import APP, CLOSE_CLIENT, DEV, HOST, NEXT, TO_DEV, Conversation, Wire, answer, post, request
+from http_wire import (
+    APP,
+    CLOSE_CLIENT,
+    DEV,
+    HOST,
+    NEXT,
+    TO_APP,
+    TO_DEV,
+    Conversation,
+    Wire,
+    answer,
+    post,
+    request,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_http_splits import CUTS, by_path, exchanges, gone_wrong
 
-from tpnet.http import answer as answers
-from tpnet.http import head as heads
-from tpnet.http.grammar import MAX_HEAD, Bad, Known
-from tpnet.http.head import RequestHead, read_request
+from tpnet.http.h1 import answer as answers
+from tpnet.http.h1 import head as heads
+from tpnet.http.h1.grammar import MAX_HEAD, Bad, Known
+from tpnet.http.h1.head import RequestHead, read_request
 
 SETTINGS = settings(max_examples=500, deadline=None)
 
@@ -33,9 +46,9 @@ class TheLongWay(Conversation):
 class Recorded(Wire):
     """Notes every command."""
 
-    def __init__(self, conversation, route, scripts=None, cut=lambda data: [data]):
-        super().__init__(route, scripts, cut)
-        self.conversation = conversation(route, lambda *event: self.events.append(event))
+    def __init__(self, kind, decide, scripts=None, cut=lambda data: [data]):
+        self.kind = kind
+        super().__init__(decide, scripts, cut)
         self.commands = []
 
     def do(self, commands):
@@ -61,7 +74,7 @@ def told(scripts, cut, pieces, route):
     return seen
 
 
-ROUTES = st.sampled_from([lambda _head: None, lambda _head: TO_DEV, by_path])
+ROUTES = st.sampled_from([lambda _head: TO_APP, lambda _head: TO_DEV, by_path])
 
 
 @SETTINGS
@@ -158,9 +171,9 @@ def test_what_keeps_a_connection_open_changes_nothing(field):
 )
 def test_what_ends_a_connection(fields):
     assert read_request(request(b"GET / HTTP/1.1", *fields)).close
-    wire = Wire(lambda _head: None).write(request(b"GET / HTTP/1.1", *fields)).say(APP, answer(b"x"))
+    wire = Wire(lambda _head: TO_APP).write(request(b"GET / HTTP/1.1", *fields)).say(APP, answer(b"x"))
     assert wire.log == [(CLOSE_CLIENT,)]
-    wire = Wire(lambda _head: None).write(NEXT).say(APP, answer(b"x", *fields))
+    wire = Wire(lambda _head: TO_APP).write(NEXT).say(APP, answer(b"x", *fields))
     assert wire.log == [(CLOSE_CLIENT,)]
 
 
@@ -186,12 +199,6 @@ def test_names_of_a_folded_head():
     assert head.names() == {b"host", b"x-a", b"x-d"}
 
 
-def test_a_conversation_tells_nobody_if_nobody_asks():
-    quick = Conversation(lambda _head: None)
-    assert quick.client_data(NEXT) == ((0, APP, NEXT),)
-    assert quick.upstream_data(APP, answer(b"x")) == ((1, answer(b"x")),)
-
-
 def test_what_is_known_is_bounded_and_read_once():
     read = []
 
@@ -210,7 +217,7 @@ def test_what_is_known_is_bounded_and_read_once():
 
 
 def test_a_body_in_one_piece_takes_the_long_way_with_the_head_that_was_read():
-    wire = Wire(lambda _head: None).write(post(b"Content-Length: 5", body=b"hello"))
+    wire = Wire(lambda _head: TO_APP).write(post(b"Content-Length: 5", body=b"hello"))
     assert wire.app == post(b"Content-Length: 5", body=b"hello")
     assert wire.letters == ["F"]
     assert HOST in wire.app

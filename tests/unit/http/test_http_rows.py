@@ -14,6 +14,7 @@ from http_wire import (
     NEXT,
     PIN,
     RESET,
+    TO_APP,
     TO_DEV,
     Wire,
     all_cuts,
@@ -24,7 +25,7 @@ from http_wire import (
     request,
 )
 
-from tpnet.http.grammar import MAX_HEAD
+from tpnet.http.h1.grammar import MAX_HEAD
 
 HELLO = b"5\r\nhello\r\n0\r\n\r\n"
 
@@ -409,10 +410,10 @@ ROWS = [
 FIRST = answer(b"first")
 SECOND = answer(b"second")
 RULES = {
-    "no rule": lambda _head: None,
+    "no rule": lambda _head: TO_APP,
     "matches": lambda _head: TO_DEV,
-    "matches next only": lambda head: TO_DEV if head.path == b"/next" else None,
-    "matches first only": lambda head: None if head.path == b"/next" else TO_DEV,
+    "matches next only": lambda head: TO_DEV if head.path == b"/next" else TO_APP,
+    "matches first only": lambda head: TO_APP if head.path == b"/next" else TO_DEV,
 }
 
 

@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import logging
 import socket
-import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tpnet.control.local.protocol import MAX_LINE, SOCKET_NAME, decode_call, encode_error, encode_ok
+from tpnet.kernel.peercred import peer_credentials
 from tpnet.model import Conflict, Intercept, InvalidInput, Refused, Session, TpnetError
 from tpnet.model.codec import decode, encode
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tpnet.model import AgentStatus, Explanation, InterceptStatus, SessionGrant, Status, TargetInfo
 
 _log = logging.getLogger(__name__)
-_UCRED = struct.Struct("=3i")  # struct ucred: pid, uid, gid (unix(7), SO_PEERCRED)
 _BACKLOG = 64
 
 
@@ -204,5 +203,5 @@ def _pairs(args: dict[str, Any]) -> list[tuple[str, str]]:
 
 def peer(sock: socket.socket) -> tuple[int, int]:
     """Process id and user id at the other end of a Unix socket, as when it connected or listened."""
-    pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, _ = peer_credentials(sock)
     return pid, uid

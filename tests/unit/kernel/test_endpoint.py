@@ -1,7 +1,6 @@
 import pytest
 
-from tpnet.datapath.listening import reachable
-from tpnet.proxy.bypass import ENDPOINT, pack_endpoint
+from tpnet.kernel.endpoint import ENDPOINT, pack_endpoint
 
 
 def test_an_endpoint_is_20_bytes_in_network_order():
@@ -23,17 +22,3 @@ def test_a_zone_does_not_matter():
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(OSError):
         pack_endpoint(text, 80)
-
-
-@pytest.mark.parametrize(
-    ("addresses", "answer"),
-    [
-        ({"127.0.0.1"}, False),
-        ({"::1", "127.0.0.53"}, False),
-        ({"::1", "10.0.0.1"}, True),
-        ({"0.0.0.0"}, True),
-        ({"::"}, True),
-    ],
-)
-def test_loopback_listeners_cannot_be_reached_by_others(addresses, answer):
-    assert reachable(frozenset(addresses)) is answer

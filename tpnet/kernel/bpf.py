@@ -1,22 +1,25 @@
-"""bpf(2) in the few forms the redirect needs. Called by ``program`` and ``redirect``; knows no ports or pods.
+"""bpf(2) in the few forms that are needed: maps, a program, its link. Knows no ports or pods.
 
-Must never import bcc: this part lives in the long-lived process. Every file descriptor made here is
-close-on-exec (the kernel's doing for bpf objects) and belongs to the caller.
+Must never import bcc: this part lives in the long-lived processes. Every file descriptor made here is close-on-exec
+(the kernel's doing for bpf objects) and belongs to the caller.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import errno
 import os
-import resource
 import struct
 from dataclasses import dataclass
 
-from tpnet.proxy.bypass import BPF_MAP_DELETE_ELEM, BPF_MAP_UPDATE_ELEM, BPF_SYSCALL, LIBC
+from tpnet.kernel.libc import last_error, syscall
+from tpnet.kernel.limits import raise_memlock_limit
 
+BPF_SYSCALL = 321 if os.uname().machine == "x86_64" else 280
+"""The number of bpf(2): x86-64 has its own, arm64 and riscv64 share theirs."""
 BPF_MAP_CREATE = 0
+BPF_MAP_UPDATE_ELEM = 2
+BPF_MAP_DELETE_ELEM = 3
 BPF_PROG_LOAD = 5
 BPF_LINK_CREATE = 28
 
@@ -49,10 +52,9 @@ class LoadError(OSError):
 def call(command: int, attr: bytes) -> int:
     """bpf(2) with ``union bpf_attr`` as bytes, which the kernel may not write to. Raises ``OSError``."""
     buffer = ctypes.create_string_buffer(attr, len(attr))
-    result = int(LIBC.syscall(BPF_SYSCALL, command, ctypes.addressof(buffer), len(attr)))
+    result = int(syscall(BPF_SYSCALL, command, ctypes.addressof(buffer), len(attr)))
     if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"bpf: {os.strerror(number)}")
+        raise last_error("bpf")
     return result
 
 
@@ -73,10 +75,8 @@ def create_map(spec: MapSpec) -> int:
         return call(BPF_MAP_CREATE, attr)
     except PermissionError:
         # Before 5.11 maps count against RLIMIT_MEMLOCK, and too much of it is EPERM.
-        if resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY:
+        if not raise_memlock_limit():
             raise
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return call(BPF_MAP_CREATE, attr)
 
 

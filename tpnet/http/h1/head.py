@@ -13,7 +13,7 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from tpnet.http.grammar import (
+from tpnet.http.h1.grammar import (
     CRLF,
     FIELD,
     HEAD_END,
@@ -27,6 +27,7 @@ from tpnet.http.grammar import (
     body_length,
     persists,
 )
+from tpnet.http.verdict import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 PLAIN, HEAD, CONNECT, UPGRADE = range(4)
 """Kinds of requests as to their answers. Nothing may follow the last two before they are answered."""
 
-_NOT_HTTP: Final = Bad("P", "its first line is not one of HTTP/1")
+_NOT_HTTP: Final = Bad(Outcome.PIN, "its first line is not one of HTTP/1")
 
 # Request line (section 3): single spaces, a version that we speak. Octets from 0x80 in a target are not in
 # the grammar, but every server has its way with them and none frames a message by them.
@@ -264,9 +265,9 @@ def _note(head: RequestHead, low: bytes) -> RequestHead | Bad:
     if lengths or codings:
         body = body_length(head.version, lengths, codings)
         if isinstance(body, str):
-            return Bad("R", body)
+            return Bad(Outcome.REFUSE, body)
         if body and head.kind == CONNECT:
-            return Bad("R", "a CONNECT has no body (RFC 9110, 9.3.6)")
+            return Bad(Outcome.REFUSE, "a CONNECT has no body (RFC 9110, 9.3.6)")
         head.body = body
     if hosts > 1:
         head.reason = head.reason or "it has more than one Host line"
@@ -303,23 +304,23 @@ def _classify(raw: bytes) -> RequestHead | Bad:
         else:
             bare_lf = True
         if b"\r" in line:
-            return Bad("R", "it has a carriage return inside a field line")
+            return Bad(Outcome.REFUSE, "it has a carriage return inside a field line")
         if b"\x00" in line:
-            return Bad("R", "it has a NUL inside a field line")
+            return Bad(Outcome.REFUSE, "it has a NUL inside a field line")
         if line[:1] in {b" ", b"\t"}:
             if not name:
-                return Bad("R", "its first field line starts with white space")
+                return Bad(Outcome.REFUSE, "its first field line starts with white space")
             if name in _FRAMING or _framing_name(line.lstrip(b" \t")):
-                return Bad("R", "its framing is in a folded line")
+                return Bad(Outcome.REFUSE, "its framing is in a folded line")
             folded = True
         else:
             field = _field_line(line)
             if field is None:
-                return Bad("R", "it has a line that is not a header field")
+                return Bad(Outcome.REFUSE, "it has a line that is not a header field")
             name = field[1].lower()
         if _controls(line):
             if name in _FRAMING:
-                return Bad("R", "its framing fields hold control characters")
+                return Bad(Outcome.REFUSE, "its framing fields hold control characters")
             controls = True
     method, target, minor = match.groups()
     head = RequestHead(raw, method, target, 11 if minor == b"1" else 10, start + match.end() - 1, None)
@@ -331,7 +332,7 @@ def _classify(raw: bytes) -> RequestHead | Bad:
     if isinstance(noted, Bad):
         return noted
     if bare_lf:
-        return Bad("P", "it has lines that end in a bare line feed")
+        return Bad(Outcome.PIN, "it has lines that end in a bare line feed")
     assert folded or controls
     head.reason = "it has a folded field line" if folded else "it has control characters in a field"
     return head

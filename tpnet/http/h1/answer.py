@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tpnet.http.grammar import (
+from tpnet.http.h1.grammar import (
     CRLF,
     FIELD,
     HEAD_END,
@@ -24,11 +24,12 @@ from tpnet.http.grammar import (
     body_length,
     persists,
 )
-from tpnet.http.head import CONNECT, HEAD, PLAIN
+from tpnet.http.h1.head import CONNECT, HEAD, PLAIN
+from tpnet.http.verdict import Outcome
 
 _BODILESS: Final = frozenset({204, 304})
-_NOT_HTTP: Final = Bad("P", "its first line is not a status line of HTTP/1")
-_MALFORMED_HEAD: Final = Bad("P", "its head is malformed")
+_NOT_HTTP: Final = Bad(Outcome.PIN, "its first line is not a status line of HTTP/1")
+_MALFORMED_HEAD: Final = Bad(Outcome.PIN, "its head is malformed")
 
 # Status line (section 4). The space before an empty reason is often missing.
 _LINE: Final = rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: " + VALUE + rb"*+)?\r\n"
@@ -125,11 +126,13 @@ def read_answer(data: bytes, at: int, kind: int) -> Answer | Bad | HeadScan:
         return end, status, 0, close  # a tunnel begins; framing fields mean nothing (RFC 9110, 9.3.6)
     length = body_length(version, lengths, codings)
     if isinstance(length, str):
-        return Bad("P", length)
+        return Bad(Outcome.PIN, length)
     if status < 200 or status == 204:
         # Neither may announce a body (section 6.3; RFC 9110, 8.6). Some clients would wait for it.
         return (
-            Bad("P", "its status allows no body, and it announces one") if length else (end, status, 0, close)
+            Bad(Outcome.PIN, "its status allows no body, and it announces one")
+            if length
+            else (end, status, 0, close)
         )
     if kind == HEAD or status == 304:
         return end, status, 0, close

@@ -1,43 +1,17 @@
-"""What a conversation is made of: its commands, routes, exchanges, and our own refusals.
-
-Called by ``tpnet.http.conversation``, which re-exports what drivers need.
-"""
+"""What a conversation is made of: its exchanges, and our own refusals."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from tpnet.http.head import HEAD
+from tpnet.http.h1.head import HEAD
 
 if TYPE_CHECKING:
-    from tpnet.http.head import RequestHead
-
-APP: Final = None
-"""The app's key where sides are named."""
-
-SEND, SEND_CLIENT, SHUT, SHUT_CLIENT, CLOSE_CLIENT, RESET_CLIENT, RESET, PIN = range(8)
-
-Side = Hashable | None
-Command = tuple[Any, ...]
-"""One of the constants above, then its arguments; see ``tpnet.http.conversation``."""
+    from tpnet.http.h1.head import RequestHead
+    from tpnet.http.verdict import Verdict
 
 KEEP: Final = 65_536
 """Bytes of requests that are kept until answered, so that the app can be given them if a session fails."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where a request goes other than to the app.
-
-    ``side`` names the session's end. ``on_failure_app``: give the request to the app when that end is not
-    there and it is safe; otherwise it is answered with 502. ``key`` is the caller's own, for counters.
-    """
-
-    side: Hashable
-    on_failure_app: bool = True
-    key: Hashable = None
 
 
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
@@ -54,11 +28,11 @@ class Exchange:
     request that came in one piece is kept as that very object.
     """
 
-    __slots__ = ("answered", "head", "kept", "route")
+    __slots__ = ("answered", "head", "kept", "verdict")
 
-    def __init__(self, head: RequestHead, route: Route | None) -> None:
+    def __init__(self, head: RequestHead, verdict: Verdict) -> None:
         self.head = head
-        self.route = route
+        self.verdict = verdict
         self.answered = UNANSWERED
         self.kept: bytes | bytearray | None = None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tpnet.http.grammar import MAX_HEAD, TOKEN, VALUE
+from tpnet.http.h1.grammar import MAX_HEAD, TOKEN, VALUE
 
 MORE, DONE, BROKEN = range(3)
 

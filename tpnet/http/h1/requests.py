@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpnet.http.body import BROKEN, DONE, ChunkedReader
-from tpnet.http.exchange import APP, BEGUN, KEEP, SEND, SHUT, Command, Exchange
-from tpnet.http.exchange import DONE as ANSWERED
-from tpnet.http.grammar import CHUNKED, Bad
-from tpnet.http.head import CONNECT, RequestHead, read_request
-from tpnet.http.state import (
+from tpnet.http.conversation import SEND, SHUT
+from tpnet.http.h1.body import BROKEN, DONE, ChunkedReader
+from tpnet.http.h1.exchange import BEGUN, KEEP, Exchange
+from tpnet.http.h1.exchange import DONE as ANSWERED
+from tpnet.http.h1.grammar import CHUNKED, Bad
+from tpnet.http.h1.head import CONNECT, RequestHead, read_request
+from tpnet.http.h1.state import (
     AT_HEAD,
     CONFIRMATION,
     DROPPED,
@@ -25,10 +26,12 @@ from tpnet.http.state import (
     WAITING,
     State,
 )
+from tpnet.http.verdict import APP, Outcome, Verdict
 
 if TYPE_CHECKING:
-    from tpnet.http.exchange import Side
-    from tpnet.http.grammar import HeadScan
+    from tpnet.http.conversation import Command
+    from tpnet.http.h1.grammar import HeadScan
+    from tpnet.http.verdict import Side
 
 
 class Requests(State):
@@ -69,23 +72,25 @@ class Requests(State):
                         return
                     self._begun = True
                     reason = head.reason
-                    route = None if reason else self._route(head)
-                    if self.on_event is not None:
-                        self.on_event("A" if reason else "F", route, reason)
+                    verdict = Verdict(Outcome.APP, APP, reason) if reason else self._decide(head)
+                    self._on_verdict(verdict)
                 else:
-                    head, route = decided
-                side = None if route is None else route.side
+                    head, verdict = decided
+                if verdict.outcome is Outcome.FAIL:
+                    self._give_up(head, f"the handler did not answer: {verdict.reason}", out)
+                    return
+                side = verdict.side
                 if queue and side != self._side:
-                    self._next = head, route
+                    self._next = head, verdict
                     self._wait(data[at:], TURN)
                     return
                 self._next = None
                 self._side = side
-                exchange = Exchange(head, route)
+                exchange = Exchange(head, verdict)
                 queue.append(exchange)
                 end = at + len(head.raw)
                 body = head.body
-                if route is not None:
+                if side is not APP:
                     self._keep(exchange)
                 if body:
                     self._request = exchange
@@ -231,23 +236,24 @@ class Requests(State):
             self._resume(out)
 
     def _bad(self, bad: Bad, rest: bytes, out: list[Command]) -> None:
-        if bad.letter == "P" and not self._begun:
+        if bad.outcome is Outcome.PIN and not self._begun:
             self._pin_app(bad.reason, out, rest)
         else:
-            self._refuse("R", None, bad.reason, out)
+            self._refuse(Verdict(Outcome.REFUSE, reason=bad.reason), out)
 
     def _break_off(self, request: Exchange, reason: str, out: list[Command]) -> None:
         """The body under way is broken: break off upstream; answer 400 in its turn if nothing has begun."""
         sent = not self.holding
+        verdict = request.verdict._replace(outcome=Outcome.BREAK, reason=reason)
         if request.answered >= BEGUN:
-            self._event("B", request.route, reason)
+            self._on_verdict(verdict)
             self._close(out) if request.answered == ANSWERED else self._reset(out)
             return
         # It is the last in the queue: nothing is taken after an unfinished body.
         self._queue.pop()
         self._unkeep(request)
         self._broken_off = sent
-        self._refuse("B", request, reason, out)
+        self._refuse(verdict, out)
 
     def _client_ended(self, out: list[Command]) -> None:
         """The client has ended, and none of its bytes wait."""
@@ -266,7 +272,7 @@ class Requests(State):
         elif self._client == IN_HEAD:
             assert self._scan is not None
             if self._scan.buffer.strip(b"\r\n"):
-                self._refuse("R", None, "it ends within its head", out)
+                self._refuse(Verdict(Outcome.REFUSE, reason="it ends within its head"), out)
                 return
             self._drop()
         if self._queue:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tpnet.http.verdict import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -43,15 +45,15 @@ _codings: Final = re.compile(TOKEN + rb"++(?:[ \t]*,[ \t]*" + TOKEN + rb"++)*").
 class Bad(NamedTuple):
     """Bytes that are not a message to be routed.
 
-    ``letter`` is ``P`` (not our HTTP: the app may make something of it) or ``R`` (where the message ends is
-    open to dispute). ``reason`` completes the sentence "This request was refused: ...".
+    ``outcome`` is ``PIN`` (not our HTTP: the app may make something of it) or ``REFUSE`` (where the message ends
+    is open to dispute). ``reason`` completes the sentence "This request was refused: ...".
     """
 
-    letter: str
+    outcome: Outcome
     reason: str
 
 
-TOO_LONG: Final = Bad("P", f"its head is longer than {MAX_HEAD} bytes")
+TOO_LONG: Final = Bad(Outcome.PIN, f"its head is longer than {MAX_HEAD} bytes")
 
 
 class Known(dict[bytes, Any]):

@@ -8,30 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpnet.http.answer import read_answer
-from tpnet.http.body import BROKEN, ChunkedReader
-from tpnet.http.body import DONE as BODY_DONE
-from tpnet.http.exchange import (
-    APP,
-    BEGUN,
-    DONE,
-    IDEMPOTENT,
-    INTERIM,
-    RESET,
-    SEND,
-    SEND_CLIENT,
-    SHUT,
-    SHUT_CLIENT,
-    UNANSWERED,
-)
-from tpnet.http.grammar import CHUNKED, UNTIL_EOF, Bad, HeadScan
-from tpnet.http.head import CONNECT, UPGRADE
-from tpnet.http.requests import Requests
-from tpnet.http.state import IN_BODY, PIPED, WAITING
+from tpnet.http.conversation import RESET, SEND, SEND_CLIENT, SHUT, SHUT_CLIENT
+from tpnet.http.h1.answer import read_answer
+from tpnet.http.h1.body import BROKEN, ChunkedReader
+from tpnet.http.h1.body import DONE as BODY_DONE
+from tpnet.http.h1.exchange import BEGUN, DONE, IDEMPOTENT, INTERIM, UNANSWERED
+from tpnet.http.h1.grammar import CHUNKED, UNTIL_EOF, Bad, HeadScan
+from tpnet.http.h1.head import CONNECT, UPGRADE
+from tpnet.http.h1.requests import Requests
+from tpnet.http.h1.state import IN_BODY, PIPED, WAITING
+from tpnet.http.verdict import APP, Outcome
 
 if TYPE_CHECKING:
-    from tpnet.http.answer import Answer
-    from tpnet.http.exchange import Command, Side
+    from tpnet.http.conversation import Command
+    from tpnet.http.h1.answer import Answer
+    from tpnet.http.verdict import Side
 
 
 class Answers(Requests):
@@ -67,7 +58,7 @@ class Answers(Requests):
                         out.append((SEND_CLIENT, data[sent:at]))
                     return
                 if self.holding and exchange is self._request:
-                    answer = Bad("P", "it came before the request")
+                    answer = Bad(Outcome.PIN, "it came before the request")
                 if isinstance(answer, Bad):
                     self._misframed(side, data[sent:at], data[at:], answer.reason, out)
                     return
@@ -177,7 +168,9 @@ class Answers(Requests):
             return
         self._queue.clear()
         out.append((RESET, side))
-        self._give_up(exchange, f"the handler's answer is malformed: {reason}", out)
+        sentence = f"the handler's answer is malformed: {reason}"
+        self._failed(exchange, sentence)
+        self._give_up(exchange.head, sentence, out)
 
     def _unasked(self, side: Side, data: bytes, out: list[Command]) -> None:
         """Bytes from a side that owes none."""
@@ -208,14 +201,17 @@ class Answers(Requests):
         self._side = APP
         self._broken_off = self.holding = False
         for exchange in requests:
-            route = exchange.route
+            verdict = exchange.verdict
             kept = exchange.kept
-            assert route is not None
             repeatable = not delivered or exchange.head.method in IDEMPOTENT
-            if not (route.on_failure_app and repeatable and exchange.answered == UNANSWERED) or kept is None:
-                self._give_up(exchange, f"the handler did not answer: {why}", out)
+            if (
+                not (verdict.on_failure_app and repeatable and exchange.answered == UNANSWERED)
+                or kept is None
+            ):
+                self._failed(exchange, why)
+                self._give_up(exchange.head, f"the handler did not answer: {why}", out)
                 return
-            self._event("fallback", route, why)
+            self._observer.on_fallback(verdict, why)
             exchange.kept = None
             self._queue.append(exchange)
             out.append((SEND, APP, bytes(kept)))

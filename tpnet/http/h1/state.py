@@ -1,6 +1,6 @@
 """What a conversation knows, how it is pinned, and how it ends: the part that both of its halves stand on.
 
-Called by ``tpnet.http.requests``, ``answers`` and ``conversation`` only, which extend this class in that
+Called by ``tpnet.http.h1.requests``, ``answers`` and ``conversation`` only, which extend this class in that
 order.
 """
 
@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from tpnet.http.exchange import (
-    APP,
+from tpnet.http.conversation import (
     CLOSE_CLIENT,
     PIN,
     RESET,
@@ -19,19 +18,19 @@ from tpnet.http.exchange import (
     SEND_CLIENT,
     SHUT,
     SHUT_CLIENT,
-    Command,
-    Exchange,
-    Route,
-    Side,
-    refusal,
 )
+from tpnet.http.h1.exchange import refusal
+from tpnet.http.verdict import APP, Outcome, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpnet.http.body import ChunkedReader
-    from tpnet.http.grammar import HeadScan
-    from tpnet.http.head import RequestHead
+    from tpnet.http.conversation import Command, Observer
+    from tpnet.http.h1.body import ChunkedReader
+    from tpnet.http.h1.exchange import Exchange
+    from tpnet.http.h1.grammar import HeadScan
+    from tpnet.http.h1.head import RequestHead
+    from tpnet.http.verdict import Side
 
 # What the client's next bytes are. From WAITING on, none of them is looked at for now; from PIPED on, never
 # again.
@@ -61,20 +60,21 @@ class State:
         "_client",
         "_client_eof",
         "_confirmed",
+        "_decide",
         "_held",
         "_kept",
         "_leaving",
         "_next",
+        "_observer",
+        "_on_verdict",
         "_queue",
         "_refusal",
         "_request",
-        "_route",
         "_scan",
         "_side",
         "_tail",
         "_waits_for",
         "holding",
-        "on_event",
         "pinned",
         "pinned_side",
         "reading_client",
@@ -82,16 +82,17 @@ class State:
 
     def __init__(
         self,
-        route: Callable[[RequestHead], Route | None],
-        on_event: Callable[[str, Route | None, str], None] | None = None,
+        decide: Callable[[RequestHead], Verdict],
+        observer: Observer,
     ) -> None:
-        """``route`` is called once per request that rules may decide; ``None`` means the app."""
-        self.on_event = on_event
+        """``decide`` is called once per request that rules may decide."""
         self.reading_client = True
         self.pinned = False
         self.pinned_side: Side = APP
         self.holding = False
-        self._route = route
+        self._decide = decide
+        self._observer = observer
+        self._on_verdict = observer.on_verdict
         # The client's half.
         self._client = AT_HEAD
         self._begun = False  # a first message has been seen: from now on a bad one is refused, not pinned
@@ -102,7 +103,7 @@ class State:
         self._tail = b""  # the beginning of a unit of its chunks
         self._held = b""  # bytes that wait
         self._waits_for = TURN
-        self._next: tuple[RequestHead, Route | None] | None = None  # the first request that waits, decided
+        self._next: tuple[RequestHead, Verdict] | None = None  # the first request that waits, decided
         self._client_eof = False
         # The answers' half. All requests in the queue went to one side.
         self._queue: deque[Exchange] = deque()
@@ -148,25 +149,24 @@ class State:
         self._request = self._chunks = self._scan = self._next = None
         self._tail = self._held = b""
 
-    def _refuse(self, letter: str, exchange: Exchange | None, reason: str, out: list[Command]) -> None:
+    def _refuse(self, verdict: Verdict, out: list[Command]) -> None:
         """Answer 400 once all requests before are answered; take no more."""
-        self._event(letter, exchange.route if exchange is not None else None, reason)
+        self._on_verdict(verdict)
         self._begun = True
         self._drop()
-        self._refusal = refusal(400, f"this request was refused: {reason}")
+        self._refusal = refusal(400, f"this request was refused: {verdict.reason}")
         self._settle(out)
 
-    def _give_up(self, exchange: Exchange, reason: str, out: list[Command]) -> None:
+    def _give_up(self, head: RequestHead, sentence: str, out: list[Command]) -> None:
         """Answer with 502, once all requests before are answered, for a session that failed; take no more."""
-        self._failed(exchange, reason)
         self._drop()
         self._broken_off = False
-        self._refusal = refusal(502, reason, exchange.head)
+        self._refusal = refusal(502, sentence, head)
         self._settle(out)
 
     def _pin_app(self, reason: str, out: list[Command], rest: bytes = b"", answer: bytes = b"") -> None:
         """What is said here is between the client and the app alone."""
-        self._event("P", None, reason)
+        self._on_verdict(Verdict(Outcome.PIN, reason=reason))
         self._pin(APP, out, rest, answer)
 
     def _pin(
@@ -208,10 +208,6 @@ class State:
         self._client = OVER
         out.append((RESET_CLIENT,))
 
-    def _event(self, letter: str, route: Route | None, reason: str) -> None:
-        if self.on_event is not None:
-            self.on_event(letter, route, reason)
-
     def _failed(self, exchange: Exchange, reason: str) -> None:
-        if exchange.route is not None:
-            self._event("failed", exchange.route, reason)
+        if exchange.verdict.side is not APP:
+            self._observer.on_failed(exchange.verdict, reason)

@@ -1,0 +1,41 @@
+"""Names that vanish with their holder: abstract Unix sockets, each of one network namespace (unix(7)).
+
+Must never be on disk: what a killed process leaves there would lock out the next one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tpnet.kernel.peercred import peer_credentials
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+
+def take_name(name: str, make_socket: Callable[[], socket.socket]) -> socket.socket:
+    """Hold ``name`` for as long as the returned socket is open.
+
+    ``make_socket`` makes a Unix stream socket in the namespace that is meant. Raises ``OSError``, EADDRINUSE when
+    another one holds the name.
+    """
+    lock = make_socket()
+    try:
+        lock.bind(f"\0{name}")
+        lock.listen(1)  # so that others can ask who we are
+    except OSError:
+        lock.close()
+        raise
+    return lock
+
+
+def holder(name: str, make_socket: Callable[[], socket.socket]) -> int | None:
+    """The process that holds ``name``; ``None`` if nobody does, or it cannot be told."""
+    with make_socket() as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(f"\0{name}")
+            return peer_credentials(probe).pid
+        except OSError:
+            return None
