@@ -33,6 +33,7 @@ from tpnet.proxy.channel import (
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
@@ -370,8 +371,11 @@ class WorkerLab:
         self._netns[target] = netns
         self.send(AddTarget(target, "t", port, keep_source=False), [listener.fileno()])
 
-    def rules(self, *intercepts, target=1):
-        self.send(SetRules(target, [codec.encode(one) for one in intercepts]))
+    def rules(self, *intercepts, target=1, probes=()):
+        self.send(SetRules(target, [codec.encode(one) for one in intercepts], list(probes)))
+
+    def node(self, *addresses):
+        self.send(SetNode(list(addresses)))
 
     def session(self, netns, ports, *, up=True, address="::1", name="ann-laptop"):
         self._netns[0] = netns

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from pyroute2 import IPRoute, NetlinkError
 
 from tpnet.datapath.listening import ListenTable
+from tpnet.datapath.netns import NetNs
 from tpnet.datapath.redirect import EbpfRedirect, Redirect
 from tpnet.datapath.source_address import SourceAddress
 from tpnet.datapath.target import resolve_targets
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from tpnet.agent.reconcile import Wanted
     from tpnet.agent.state import StateFile
     from tpnet.control.local.store import TargetKey
-    from tpnet.datapath.netns import NetNs
     from tpnet.datapath.program import Program
     from tpnet.datapath.target import Target
 
@@ -243,6 +243,15 @@ def addresses_of(netns: NetNs) -> tuple[str, ...]:
     """The addresses by which others reach a namespace, IPv4 first; empty when they cannot be read."""
     try:
         return netns.run(own_addresses)
+    except TpnetError:
+        return ()
+
+
+def addresses_of_node() -> tuple[str, ...]:
+    """The addresses of the machine, whatever namespace this process is in; empty when they cannot be read. Blocks."""
+    try:
+        with NetNs.from_pid(1, "the node") as netns:
+            return addresses_of(netns)
     except TpnetError:
         return ()
 

@@ -113,7 +113,7 @@ class Agent:
         program = await compiling
 
         self._ledger = Ledger()
-        self._targets = targets = Targets(program, workers, state)
+        self._targets = targets = Targets(program, workers, state, orders.book)
         self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
         undo.push_async_callback(workers.close)
         workers.start()

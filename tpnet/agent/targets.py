@@ -19,11 +19,12 @@ from tpnet.agent.namespace import Door, LiveNamespace, open_namespace, probe, re
 from tpnet.agent.status import counted_name
 from tpnet.model import NotThere, TpnetError
 from tpnet.model.codec import encode
-from tpnet.proxy.channel import AddTarget, Finish, RemoveTarget, SetRules
+from tpnet.proxy.channel import AddTarget, Finish, RemoveTarget, SetNode, SetRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
+    from tpnet.agent.book import Book
     from tpnet.agent.reconcile import Wanted
     from tpnet.agent.state import StateFile
     from tpnet.agent.workers import Workers
@@ -45,8 +46,10 @@ class Targets:
     ``failures`` has the error of each wanted target that could not be raised at the last try.
     """
 
-    def __init__(self, program: Program, workers: Workers, state: StateFile) -> None:
+    def __init__(self, program: Program, workers: Workers, state: StateFile, book: Book) -> None:
         self._program = program
+        self._book = book
+        self._node: tuple[str, ...] = ()
         self._workers = workers
         self._state = state
         self._numbers = itertools.count(1)
@@ -181,7 +184,7 @@ class Targets:
 
     def _tell_rules(self, door: Door) -> None:
         rules = [encode(replace(intercept, name=counted_name(intercept))) for intercept in door.rules]
-        self._workers.send(SetRules(door.number, rules))
+        self._workers.send(SetRules(door.number, rules, list(self._book.probes(door.key))))
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is referred to until it is done."""
@@ -267,9 +270,16 @@ class Targets:
 
     def worker_ready(self) -> None:
         """Hand everything to a new worker, and redirect again."""
+        self._workers.send(SetNode(list(self._node)))
         for door in self.doors():
             self._hand_over(door)
         self.mirror()
+
+    def set_node(self, addresses: Iterable[str]) -> None:
+        """The addresses of the node itself, from which its kubelet probes."""
+        if (node := tuple(addresses)) != self._node:
+            self._node = node
+            self._workers.send(SetNode(list(node)))
 
     def worker_full(self, *, full: bool) -> None:
         """The worker has no file descriptors left for more clients: they go to the apps until it has again."""

@@ -12,9 +12,13 @@ import os
 import socket
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule
+from tpnet.rules.probes import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_FDS = 250
 """File descriptors in one message; the kernel's SCM_MAX_FD is 253."""
@@ -48,10 +52,21 @@ class AddTarget:
 
 @dataclass(frozen=True, slots=True)
 class SetRules:
-    """The whole rule set of a target. ``intercepts`` as ``tpnet.model.codec.encode`` gives them."""
+    """The whole rule set of a target. ``intercepts`` as ``tpnet.model.codec.encode`` gives them.
+
+    ``probes``: the kubelet's requests to it, which are the app's whatever the rules say.
+    """
 
     target: int
     intercepts: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SetNode:
+    """The addresses of the node itself: of its kubelet, among others."""
+
+    addresses: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +168,7 @@ class Counters:
 Message = (
     AddTarget
     | SetRules
+    | SetNode
     | SetSession
     | DropSession
     | Sockets
@@ -170,6 +186,7 @@ _KINDS: dict[str, type[Any]] = {
     for cls in (
         AddTarget,
         SetRules,
+        SetNode,
         SetSession,
         DropSession,
         Sockets,
@@ -198,6 +215,12 @@ def intercept_of(data: dict[str, Any]) -> Intercept:
         "on_failure": OnFailure(data["on_failure"]),
     }
     return Intercept(**(data | more))
+
+
+def probe_of(data: Sequence[Any]) -> Probe:
+    """A probe of ``SetRules``."""
+    path, headers = data
+    return Probe(path, tuple((name, value) for name, value in headers))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

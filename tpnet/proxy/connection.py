@@ -66,7 +66,7 @@ class Connection:
         self.done = False
         self.busy = True  # something happened since the drain looked last
         self.idle_since = 0.0
-        self.conversation = Conversation(target.decide, target)
+        self.conversation = Conversation(target.decider(peer), target)
         self._app_pending: list[bytes] | None = None  # what waits for a prepared socket
         self._app_shut = False
         self._closing = False

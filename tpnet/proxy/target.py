@@ -13,7 +13,7 @@ import random
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tpnet.http.verdict import TO_APP, Outcome, Verdict
+from tpnet.http.verdict import OF_KUBELET, TO_APP, Outcome, Verdict
 from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.model import OnFailure
 from tpnet.proxy.bypass import BypassMap
@@ -22,15 +22,16 @@ from tpnet.proxy.connection import Connection
 from tpnet.proxy.counters import TargetCount
 from tpnet.proxy.loop import IN, Socket
 from tpnet.proxy.upstream import Way
-from tpnet.rules import RuleSet
+from tpnet.rules import ProbeSet, RuleSet
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from tpnet.http.h1.head import RequestHead
     from tpnet.model import Intercept
     from tpnet.proxy.context import Context, Stock
     from tpnet.proxy.farewell import Farewell
+    from tpnet.rules import Probe
 
 ACCEPTS = 4
 """Clients accepted in one round of the loop, so that open connections get their turn."""
@@ -75,9 +76,9 @@ class Target:
     """A listening port in a network namespace, and its connections."""
 
     __slots__ = (
-        "_bypass", "_bypass_fd", "_finishing", "_keep_source", "_listener", "_listening", "_next_port", "_refused_at",
-        "_removed", "_rules", "_stock4", "_stock6", "_verdicts", "connections", "context", "count", "farewells",
-        "name", "number", "port",
+        "_bypass", "_bypass_fd", "_finishing", "_keep_source", "_listener", "_listening", "_matched", "_next_port",
+        "_probes", "_refused_at", "_removed", "_rules", "_stock4", "_stock6", "_verdicts", "connections", "context",
+        "count", "farewells", "name", "number", "port",
     )  # fmt: skip
 
     def __init__(self, context: Context, message: AddTarget, listener: Socket, bypass: int | None) -> None:
@@ -92,6 +93,8 @@ class Target:
         self._bypass = BypassMap(bypass) if bypass is not None else None
         self._bypass_fd = bypass
         self._rules: RuleSet | None = None
+        self._probes: ProbeSet | None = None
+        self._matched: dict[str, frozenset[bytes]] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._removed = 0  # how often it was, while it is
         self._finishing: float | None = None
@@ -104,9 +107,13 @@ class Target:
         self._stock4.refill()
         self._stock6.refill()
 
-    def set_rules(self, intercepts: Sequence[Intercept]) -> None:
-        """Decide by these intercepts from the next request on."""
+    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe] = ()) -> None:
+        """Decide by these intercepts from the next request on; but ``probes`` are the app's."""
         self._rules = RuleSet(intercepts) if intercepts else None
+        self._probes = ProbeSet(probes) if probes else None
+        self._matched = {
+            one.name: frozenset(rule.name.lower().encode() for rule in one.headers) for one in intercepts
+        }
         self._verdicts = {
             one.name: Verdict(
                 Outcome.FORWARD,
@@ -284,13 +291,24 @@ class Target:
 
     # Deciding.
 
-    def decide(self, head: RequestHead) -> Verdict:
+    def decider(self, peer: Peer) -> Callable[[RequestHead], Verdict]:
+        """What decides the requests of a client like this."""
+        return self._decide_of_node if peer.source[0] in self.context.node else self.decide
+
+    def _decide_of_node(self, head: RequestHead) -> Verdict:
+        return self.decide(head, from_node=True)
+
+    def decide(self, head: RequestHead, *, from_node: bool = False) -> Verdict:
         """Who takes this request."""
         if self._rules is None:
             return TO_APP
         intercept = self._rules.decide(head)
         if intercept is None:
             return TO_APP
+        if (probes := self._probes) is not None and head.method == b"GET":
+            matched = self._matched[intercept.name]
+            if probes.has(head.target, head, matched, from_node=from_node):
+                return OF_KUBELET
         verdict = self._verdicts[intercept.name]
         session = self.context.sessions.get(intercept.session)
         if session is None or not session.up:

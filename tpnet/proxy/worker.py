@@ -27,6 +27,7 @@ from tpnet.proxy.channel import (
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
@@ -120,9 +121,14 @@ class Worker:
         elif isinstance(message, SetRules):
             target = self._targets.get(message.target)
             if target is not None:
-                target.set_rules([channel.intercept_of(one) for one in message.intercepts])
+                target.set_rules(
+                    [channel.intercept_of(one) for one in message.intercepts],
+                    [channel.probe_of(one) for one in message.probes],
+                )
                 names = {name for one in self._targets.values() for name in one.intercepts}
                 self.context.book.keep_only(names)
+        elif isinstance(message, SetNode):
+            self.context.node = frozenset(message.addresses)
         elif isinstance(message, SetSession):
             self._set_session(message)
         elif isinstance(message, DropSession):
