@@ -10,9 +10,9 @@ BIN := .venv/bin
 # What tpnet runs on: BCC comes from Debian, not from PyPI; nginx is the shop of demo and tutorial, curl its customer.
 PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light curl
 # What its tests and benchmarks measure against.
-TEST_PACKAGES := $(PACKAGES) haproxy wrk procps
+TEST_PACKAGES := $(PACKAGES) haproxy wrk procps nodejs nghttp2-proxy nftables
 # What its test cluster is made of, besides Kubernetes itself, which is built from source.
-CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins nftables iptables conntrack mmdebstrap buildah
+CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins iptables conntrack mmdebstrap buildah
 # For cluster-up: LAPTOPS=3; DUAL=1, which is IPv6 beside IPv4; AGENT=1 for the agents' image; USERS=bob:shop for a
 # kubeconfig of bob's that looks at the namespace shop. For cluster-down: ID=abc123.
 LAPTOPS := 2

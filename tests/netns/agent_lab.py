@@ -41,10 +41,10 @@ class Agent:
         ip("netns", "add", self.node)
         ip("-n", self.node, "link", "set", "lo", "up")
 
-    def launch(self, patch="", through=()):
+    def launch(self, patch="", through=(), stderr=None):
         """Another process of the agent, started ``through`` a command.
 
-        ``patch`` is Python run before it, to shorten times.
+        ``patch`` is Python run before it, to shorten times. Its log goes to ``log`` unless ``stderr`` is given.
         """
         code = f"import sys\n{patch}\nfrom tpnet.agent.supervisor import main\nsys.exit(main(sys.argv[1:]))"
         with self.log.open("ab") as log:
@@ -55,7 +55,7 @@ class Agent:
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
             )
 
     def start(self, patch=""):

@@ -188,7 +188,7 @@ def test_who_leaves_and_intercepts_again_has_the_connections_that_were_kept(lab,
         for _ in range(2):
             assert {said(sock, bob.matched()) for sock in kept} == {bob.name}
             assert {said(sock) for sock in kept} == {"the app"}
-            bob.client.remove(f"orders-{bob.name}")
+            bob.remove()
             assert {said(sock, bob.matched()) for sock in kept} == {"the app"}
             time.sleep(pause)
             bob.add(lab)
@@ -204,11 +204,11 @@ def test_after_each_step_of_many_every_kept_connection_is_decided_by_the_rules_t
     lab.nginx()
     bob, alice, carl = users = [laptops.user(name) for name in ("bob", "alice", "carl")]
     for user in users:  # the tunnels are up before anything is measured
-        user.start_session()
+        user.join()
         user.add(lab)
         wait_until(lambda user=user: ask(lab.net, user.matched()) == (200, user.name))
     for user in users[1:]:
-        user.client.remove(f"orders-{user.name}")
+        user.remove()
     standing = {bob}
     wait_until(lambda: up(lab, bob))
     drafts = {bob: {}, alice: {}, carl: {"headers": ()}}
@@ -227,10 +227,10 @@ def test_after_each_step_of_many_every_kept_connection_is_decided_by_the_rules_t
         for step in range(24):
             user = dice.choice(users)
             if user in standing:
-                user.client.remove(f"orders-{user.name}")
+                user.remove()
                 standing.discard(user)
             else:
-                user.start_session()
+                user.join()
                 user.add(lab, **drafts[user])
                 wait_until(lambda user=user: up(lab, user))
                 standing.add(user)
@@ -243,7 +243,7 @@ def test_after_each_step_of_many_every_kept_connection_is_decided_by_the_rules_t
                     assert said(sock, asked[whose]) == expected(whose), (step, standing)
             time.sleep(dice.choice([0.0, 0.1, 0.3, 1.3]))
         for user in standing:
-            user.client.remove(f"orders-{user.name}")
+            user.remove()
     names = {bob.name, alice.name, carl.name, "the app"}
     assert load.outcomes.total() > 200
     assert set(load.outcomes) <= names, load.outcomes

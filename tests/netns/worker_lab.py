@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tpnet.datapath.redirect import EbpfRedirect
 from tpnet.datapath.source_address import SourceAddress, app_sockets
+from tpnet.kernel.signs import SUPERVISOR, Signs
 from tpnet.model import HeaderRule, Intercept, OnFailure, codec
 from tpnet.proxy import channel
 from tpnet.proxy.channel import (
@@ -37,6 +38,7 @@ from tpnet.proxy.channel import (
     SetRules,
     SetSession,
     Sockets,
+    TakeSigns,
 )
 
 UID = 64999
@@ -201,6 +203,14 @@ def read_head(sock):
     return head
 
 
+def read_all(sock):
+    """What comes until the end."""
+    data = bytearray()
+    while more := sock.recv(65536):
+        data += more
+    return bytes(data)
+
+
 def answer(sock):
     """One answer with a Content-Length: status and body."""
     head, _, body = read(sock, lambda data: b"\r\n\r\n" in data).partition(b"\r\n\r\n")
@@ -253,12 +263,14 @@ class WorkerLab:
         self.drained = threading.Event()
         self.full = []
         self.prepare = True
+        self.stopped = False  # whether it gives no signs of life
         self._netns = {}
         self._redirects = []
         self._sources = []
         self._closed = False
         ours, theirs = channel.pair()
         self.end = ours
+        self.signs = Signs.create()
         command = [
             sys.executable,
             "-m",
@@ -300,7 +312,9 @@ class WorkerLab:
 
     def _serve(self):
         while True:
-            select.select([self.end], [], [])
+            select.select([self.end], [], [], 0.1)
+            if not self.stopped:
+                self.signs.beat(SUPERVISOR)
             try:
                 received = channel.receive(self.end)
             except BlockingIOError:
@@ -311,6 +325,7 @@ class WorkerLab:
                 return
             message = received[0]
             if isinstance(message, Ready):
+                self.send(TakeSigns(), [self.signs.fd])
                 self.ready.set()
             elif isinstance(message, NeedSockets):
                 if self.prepare:
@@ -348,12 +363,13 @@ class WorkerLab:
 
     def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
         self._netns[target] = netns
-        redirect = EbpfRedirect(netns, program)
+        redirect = EbpfRedirect(netns, program, self.signs)
         source = SourceAddress(netns)
         source.apply()
         self._sources.append(source)
         listener = redirect.add(port)
-        self.send(AddTarget(target, "t", port, keep_source), [listener.fileno(), redirect.bypass_fd])
+        place = redirect.entrust(port)
+        self.send(AddTarget(target, "t", port, keep_source, place), [listener.fileno(), redirect.bypass_fd])
         self._redirects.append((redirect, port))
         self.rules(*intercepts, target=target)
         redirect.enable(port)
@@ -363,7 +379,8 @@ class WorkerLab:
         """Another target at a redirect whose port was removed; numbers are never used twice."""
         self._netns[target] = netns
         listener = redirect.add(port)
-        self.send(AddTarget(target, "t", port, keep_source=True), [listener.fileno(), redirect.bypass_fd])
+        place = redirect.entrust(port)
+        self.send(AddTarget(target, "t", port, place=place), [listener.fileno(), redirect.bypass_fd])
         redirect.enable(port)
 
     def add_plain_target(self, netns, port, listener, target=1):
@@ -430,5 +447,6 @@ class WorkerLab:
             self.process.kill()
         for source in self._sources:
             source.undo()
+        self.signs.close()
         with self.process.stderr as stderr:
             return stderr.read()

@@ -72,6 +72,7 @@ class Answers:
             wireguard=parts.sessions.wireguard,
             worker_pids=parts.workers.pids,
             worker_restarts=parts.workers.restarts,
+            worker_silent=round(parts.workers.silent, 1),
             memory_kib=memory_kib((os.getpid(), *parts.workers.pids)),
             started=parts.started,
         )

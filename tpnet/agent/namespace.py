@@ -22,6 +22,7 @@ from tpnet.datapath.netns import NetNs
 from tpnet.datapath.redirect import EbpfRedirect, Redirect
 from tpnet.datapath.source_address import SourceAddress
 from tpnet.datapath.target import resolve_targets
+from tpnet.kernel.signs import Level
 from tpnet.model import TpnetError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tpnet.control.local.store import TargetKey
     from tpnet.datapath.program import Program
     from tpnet.datapath.target import Target
+    from tpnet.kernel.signs import Signs
 
 _log = logging.getLogger(__name__)
 
@@ -91,8 +93,8 @@ class LiveNamespace:
 class Door:
     """One target: a port whose new connections come to ``listener`` while it is enabled.
 
-    ``number`` names it to the worker, for as long as that has a connection of it. ``reason`` says why it is not
-    ``ready``, ``since`` (Unix seconds) from when. Once it is ``left``, ``accepts`` is true while the worker has the
+    ``number`` names it to the worker, for as long as that has a connection of it. ``since``: from when
+    it is ready or not, in Unix seconds. Once it is ``left``, ``accepts`` is true while the worker has the
     listener, ``times`` counts how often it was left, and ``over`` is set when its last connection has ended.
     """
 
@@ -105,7 +107,7 @@ class Door:
         self.namespace = namespace
         self.listener = listener
         self.rules: Wanted = ()
-        self.reason = "not redirected yet"
+        self._reason = "not redirected yet"
         self.since = time.time()
         self.accepts = True
         self.left = False
@@ -117,7 +119,19 @@ class Door:
     @property
     def ready(self) -> bool:
         """Whether new connections are redirected at this moment."""
-        return bool(self._at)
+        return bool(self._at) and not self._declined
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty when it is."""
+        if self._at and self._declined:
+            return "the worker has no sockets left for new connections: they go to the app"
+        return self._reason
+
+    @property
+    def _declined(self) -> bool:
+        """Whether the worker leaves new connections to the app, by itself."""
+        return self.namespace.redirect.level(self.port) is Level.AWAY
 
     def follow(self, addresses: frozenset[str]) -> None:
         """Redirect at exactly the addresses where the app listens; none: not at all."""
@@ -131,7 +145,7 @@ class Door:
                 return
             if not self._at:
                 self.since = time.time()
-            self._at, self.reason = addresses, ""
+            self._at, self._reason = addresses, ""
 
     def disable(self, reason: str) -> None:
         """New connections reach the app from here on."""
@@ -139,7 +153,7 @@ class Door:
             self.namespace.redirect.disable(self.port)
             self._at = frozenset()
             self.since = time.time()
-        self.reason = reason
+        self._reason = reason
 
     def leave(self) -> None:
         """Nobody wants it any more. New connections reach the app, open ones end in their own time."""
@@ -153,7 +167,7 @@ class Door:
         """It is wanted again, with this listener, and not redirected yet."""
         self.listener = listener
         self.accepts, self.left = True, False
-        self.reason = "not redirected yet"
+        self._reason = "not redirected yet"
         if self.seen_out is not None:
             self.seen_out.cancel()
             self.seen_out = None
@@ -165,7 +179,7 @@ class Door:
                 self.listener.accept()[0].close()
 
 
-def open_namespace(target: Target, program: Program, state: StateFile) -> LiveNamespace:
+def open_namespace(target: Target, program: Program, signs: Signs, state: StateFile) -> LiveNamespace:
     """Enter a target's namespace: lock, redirect without ports, the client's address kept.
 
     ``target`` is the returned object's to close, and closed when this raises ``TpnetError``, which leaves nothing
@@ -174,7 +188,7 @@ def open_namespace(target: Target, program: Program, state: StateFile) -> LiveNa
     with contextlib.ExitStack() as undo:
         undo.callback(target.close)
         name = target.name
-        redirect = undo.enter_context(EbpfRedirect(target.netns, program))
+        redirect = undo.enter_context(EbpfRedirect(target.netns, program, signs))
         table = undo.enter_context(ListenTable(target.netns))
         source = SourceAddress(target.netns)
         inode = target.netns.inode

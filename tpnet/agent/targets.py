@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tpnet.control.local.store import TargetKey
     from tpnet.datapath.netns import NetNs
     from tpnet.datapath.program import Program
+    from tpnet.kernel.signs import Signs
 
 _log = logging.getLogger(__name__)
 
@@ -46,8 +47,11 @@ class Targets:
     ``failures`` has the error of each wanted target that could not be raised at the last try.
     """
 
-    def __init__(self, program: Program, workers: Workers, state: StateFile, book: Book) -> None:
+    def __init__(
+        self, program: Program, signs: Signs, workers: Workers, state: StateFile, book: Book
+    ) -> None:
         self._program = program
+        self._signs = signs
         self._book = book
         self._node: tuple[str, ...] = ()
         self._workers = workers
@@ -172,7 +176,9 @@ class Targets:
                 namespace = one
                 break
         else:
-            namespace = await asyncio.to_thread(open_namespace, target, self._program, self._state)
+            namespace = await asyncio.to_thread(
+                open_namespace, target, self._program, self._signs, self._state
+            )
         self._namespaces[name] = namespace
         return namespace
 
@@ -293,8 +299,9 @@ class Targets:
         self.mirror()
 
     def _hand_over(self, door: Door) -> None:
-        bypass = door.namespace.redirect.bypass_fd
-        self._workers.send(AddTarget(door.number, door.name, door.port), [door.listener.fileno(), bypass])
+        redirect = door.namespace.redirect
+        message = AddTarget(door.number, door.name, door.port, place=redirect.entrust(door.port))
+        self._workers.send(message, [door.listener.fileno(), redirect.bypass_fd])
         self._tell_rules(door)
 
     # What happens in the namespaces.
@@ -311,8 +318,7 @@ class Targets:
                 self._mirror(namespace)
 
     def _mirror(self, namespace: LiveNamespace) -> None:
-        if self._full or not self._workers.ready:
-            why = "the worker is out of file descriptors" if self._full else "no worker is ready"
+        if why := self._why_not():
             for door in namespace.doors.values():
                 door.disable(why)
             return
@@ -326,6 +332,14 @@ class Targets:
         namespace.trouble = ""
         for door in namespace.doors.values():
             door.follow(ports.get(door.port, frozenset()))
+
+    def _why_not(self) -> str:
+        """Why the worker can take nobody at this moment; empty when it can."""
+        if not self._workers.ready:
+            return "no worker is ready"
+        if self._workers.silent:
+            return "the worker does not respond: new connections go to the app"
+        return "the worker is out of file descriptors" if self._full else ""
 
     def look_for_the_vanished(self) -> None:
         """Let go of namespaces whose name stands for them no longer; once a second."""

@@ -13,10 +13,15 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
+from tpnet.kernel.signs import SPEC as SIGNS
 from tpnet.model import TpnetError
+
+if TYPE_CHECKING:
+    from tpnet.kernel.signs import Signs
 
 _FUNCTION = "redirect"
 _COMPILE_SECONDS = 60.0
@@ -24,7 +29,7 @@ _COMPILE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A program and its own maps in the kernel; the descriptors are the caller's."""
+    """A program and its own maps in the kernel; the descriptors are the caller's. ``signs`` is not among them."""
 
     program: int
     maps: dict[str, int]
@@ -43,16 +48,18 @@ class Program:
     maps: tuple[bpf.MapSpec, ...]
     relocations: tuple[tuple[int, str], ...]
 
-    def load(self) -> Loaded:
-        """Make new maps and load the program with them; a millisecond or so.
+    def load(self, signs: Signs) -> Loaded:
+        """Make new maps and load the program with them and the signs of life; a millisecond or so.
 
         Raises ``Refused`` that names what is missing.
         """
         fds: dict[str, int] = {}
         try:
             for spec in self.maps:
-                fds[spec.name] = bpf.create_map(spec)
-            return Loaded(bpf.load_sk_lookup(_FUNCTION, self._code_with(fds)), fds)
+                if spec.name != SIGNS.name:
+                    fds[spec.name] = bpf.create_map(spec)
+            code = self._code_with({**fds, SIGNS.name: signs.fd})
+            return Loaded(bpf.load_sk_lookup(_FUNCTION, code), fds)
         except OSError as error:
             for fd in fds.values():
                 os.close(fd)

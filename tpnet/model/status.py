@@ -9,7 +9,11 @@ from tpnet.model.objects import Intercept
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """The agent itself. ``redirect`` is the kind in use, ``redirect_reason`` why that one."""
+    """The agent itself. ``redirect`` is the kind in use, ``redirect_reason`` why that one.
+
+    ``worker_silent``: for how many seconds the worker has given no sign of life, once that is so long that the kernel
+    passes new connections to the apps; 0 otherwise.
+    """
 
     version: str
     pid: int
@@ -20,6 +24,7 @@ class AgentStatus:
     wireguard: str
     worker_pids: tuple[int, ...] = ()
     worker_restarts: int = 0
+    worker_silent: float = 0.0
     memory_kib: int = 0
     started: float = 0.0
 

@@ -38,16 +38,22 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TakeSigns:
+    """Give signs of life from now on. The first message. Descriptor: their array (``tpnet.kernel.signs``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddTarget:
     """Start to accept for a target; again for one that was removed and is not drained, whose connections stay.
 
-    Descriptors: the listener, then the bypass map.
+    Descriptors: the listener, then the bypass map. ``place``: where its levels are among the signs of life; 0 for none.
     """
 
     target: int
     name: str
     port: int
     keep_source: bool = True
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +172,8 @@ class Counters:
 
 
 Message = (
-    AddTarget
+    TakeSigns
+    | AddTarget
     | SetRules
     | SetNode
     | SetSession
@@ -184,6 +191,7 @@ Message = (
 _KINDS: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
+        TakeSigns,
         AddTarget,
         SetRules,
         SetNode,

@@ -17,6 +17,7 @@ from tpnet.proxy.stream import PIPES, Pipes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tpnet.kernel.signs import Signs
     from tpnet.proxy.upstream import SessionUpstream
 
 UNDECIDED = 10.0
@@ -148,7 +149,7 @@ class Context:
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
         "most_sockets", "node", "paused",
-        "pipes", "removed", "session_stock", "sessions", "tell", "undecided", "waiting",
+        "pipes", "removed", "session_stock", "sessions", "signs", "tell", "undecided", "waiting",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
@@ -157,6 +158,7 @@ class Context:
         self.book = Book()
         self.tell = tell
         self.sessions: dict[str, SessionState] = {}
+        self.signs: Signs | None = None
         self._most_ahead = min(MOST, file_limit // 16)
         self.session_stock = self.stock(Purpose.SESSION, 0, 8)
         self._reserve = min(_RESERVE, file_limit // 3)
@@ -175,16 +177,20 @@ class Context:
         self.paused = Deadlines(loop, RETRY, methodcaller("resume"))
 
     def set_full(self) -> None:
-        """Ask the supervisor, once, to leave new clients to the apps."""
+        """Leave new clients to the apps: at once through memory, and for ``status`` by way of the supervisor."""
         if not self.full:
-            self.full = True
-            self.tell(Full(full=True))
+            self._set_full(full=True)
 
     def look_for_room(self) -> None:
         """Take new clients again once an eighth of the room is free. Once a second."""
         if self.full and self.loop.sockets < self.full_at * 7 // 8:
-            self.full = False
-            self.tell(Full(full=False))
+            self._set_full(full=False)
+
+    def _set_full(self, *, full: bool) -> None:
+        self.full = full
+        if self.signs is not None:
+            self.signs.withdraw(withdrawn=full)
+        self.tell(Full(full=full))
 
     def stock(self, purpose: Purpose, target: int, least: int) -> Stock:
         """A stock whose sockets are asked for as ``purpose`` and ``target`` say."""

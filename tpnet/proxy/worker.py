@@ -17,6 +17,8 @@ from collections import deque
 
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.signs import WORKER, Signs
+from tpnet.log import to_stderr
 from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
 from tpnet.proxy.channel import (
@@ -31,6 +33,7 @@ from tpnet.proxy.channel import (
     SetRules,
     SetSession,
     Sockets,
+    TakeSigns,
 )
 from tpnet.proxy.context import Context, SessionState
 from tpnet.proxy.loop import IN, Socket
@@ -110,6 +113,10 @@ class Worker:
     def _obey(self, message: Message, fds: list[int]) -> None:
         if isinstance(message, Sockets):
             self._sockets(message, fds)
+        elif isinstance(message, TakeSigns):
+            self.context.signs = signs = Signs(fds[0])
+            self.context.loop.give_signs(lambda: signs.beat(WORKER))
+            return
         elif isinstance(message, AddTarget):
             listener, bypass = Socket(fileno=fds[0]), fds[1] if len(fds) > 1 else None
             known = self._targets.get(message.target)
@@ -188,14 +195,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--uid", type=int, required=True, help="user and group to become")
     options = parser.parse_args(argv)
+    with to_stderr():
+        return _run(options.channel, options.uid)
+
+
+def _run(channel_fd: int, uid: int) -> int:
     die_with_parent()
     warm_up()
-    end = socket.socket(fileno=options.channel)
+    end = socket.socket(fileno=channel_fd)
     end.setblocking(False)
     end.set_inheritable(False)
     limit = raise_file_limit()
     try:
-        privileges.drop(options.uid)
+        privileges.drop(uid)
     except TpnetError as error:
         print(f"tpnet worker: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import stat
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from tpnet.control.local.client import LocalControl
 from tpnet.control.local.protocol import decode_call, encode_error, encode_ok
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.peercred import peer_credentials
+from tpnet.log import to_stderr
 from tpnet.model import Intercept, InvalidInput, TpnetError
 from tpnet.model.codec import decode, encode
 from tpnet.session.paths import Paths, locked
@@ -215,9 +215,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ready-fd", type=int)
     args = parser.parse_args(argv)
     _trim_log()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
-    )
+    with to_stderr():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     raise_file_limit()  # every relay takes two descriptors
     os.umask(0o077)
     starter = Starter(args.ready_fd)

@@ -76,6 +76,8 @@ def _agent_lines(agent: AgentStatus, now: float) -> list[Text]:
     memory = f", {agent.memory_kib / 1024:.0f} MB" if agent.memory_kib else ""
     workers = ", ".join(str(pid) for pid in agent.worker_pids)
     working = f"worker {workers}" if workers else "no worker: requests go to the app"
+    if silent := workers and agent.worker_silent:
+        working += f" does not respond (since {agent.worker_silent:.0f} s): requests go to the app"
     restarts = f", restarted {texts.counted(agent.worker_restarts, 'time')}" if agent.worker_restarts else ""
     since = f" · since {texts.clock(agent.started, now)}" if agent.started else ""
     return [
@@ -84,7 +86,7 @@ def _agent_lines(agent: AgentStatus, now: float) -> list[Text]:
         labelled(
             "",
             f"wireguard {agent.wireguard} · supervisor {agent.pid}{memory} · ",
-            Text(f"{working}{restarts}", style="" if workers else "red"),
+            Text(f"{working}{restarts}", style="" if workers and not silent else "red"),
         ),
     ]
 
