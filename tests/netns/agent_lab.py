@@ -28,6 +28,11 @@ GET = b"GET /api HTTP/1.1\r\nhost: shop\r\n%s\r\n"
 MATCHED = GET % b"coder: bob\r\n"
 
 
+# What the first agent has compiled serves the others of this run, as on a node.
+_COMPILED = tempfile.TemporaryDirectory(prefix="tpn-compiled-")
+os.environ["TPNET_CACHE_DIR"] = _COMPILED.name
+
+
 class Agent:
     """An agent's process, once ``start`` was called, in a namespace called ``node``. ``run_dir`` is its own."""
 

@@ -1,6 +1,7 @@
 import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import socket
@@ -14,9 +15,11 @@ import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
-from tpnet.datapath import loader
+from tpnet.datapath import cache, loader
+from tpnet.datapath import program as program_module
 from tpnet.datapath.netns import NetNs
-from tpnet.datapath.program import Program, compile_program, source_folder
+from tpnet.datapath.program import Program, compile_program, ready_program, source_folder
+from tpnet.datapath.redirect import probe
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
 from tpnet.kernel.endpoint import ENDPOINT, pack_endpoint
@@ -471,3 +474,61 @@ def test_attaching_to_something_that_is_no_namespace_is_explained(loaded):
         bpf.link_to_netns(loaded.program, null.fileno())
     error = explain_refusal(refused.value, "link")
     assert errno.errorcode[refused.value.errno] in error.message
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """An empty place for what is compiled, and how often something was."""
+    compiled = []
+    once = functools.cache(program_module._compile)
+    monkeypatch.setenv("TPNET_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(program_module, "_compile", lambda sources: (compiled.append(1), once(sources))[1])
+    return tmp_path / "programs", compiled
+
+
+def test_the_next_start_compiles_nothing_and_proves_what_it_found(kept):
+    folder, compiled = kept
+    proven = []
+    first = ready_program(proven.append)
+    again = ready_program(lambda program: (proven.append(program), probe(program)))
+    assert first == again
+    assert proven == [first, again]
+    assert len(compiled) == 1
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_something_odd_that_was_kept_is_compiled_anew_and_replaced(kept):
+    folder, compiled = kept
+    good = ready_program(probe)
+    (entry,) = folder.iterdir()
+    whole = entry.read_bytes()
+    odd = [
+        {},
+        {"code": "zz", "maps": [], "relocations": []},
+        {"code": "95" + "00" * 7, "maps": [], "relocations": []},  # the verifier refuses it
+        {"code": "00", "maps": [{"nonsense": 1}], "relocations": []},
+        {"code": good.code.hex(), "maps": [], "relocations": list(good.relocations)},
+        {
+            "code": "b700000001000000" + "95" + "00" * 7,
+            "maps": [],
+            "relocations": [],
+        },  # valid, and does nothing
+        [1, 2],
+    ]
+    for number, content in enumerate(odd):
+        cache.keep(folder, entry.name, content)
+        assert ready_program(probe) == good
+        assert len(compiled) == number + 2
+        assert entry.read_bytes() == whole
+
+
+def test_what_cannot_be_proven_is_not_kept(kept):
+    folder, compiled = kept
+
+    def prove(program):
+        raise TpnetError("It does not work.")
+
+    with pytest.raises(TpnetError, match="does not work"):
+        ready_program(prove)
+    assert compiled == [1]
+    assert not folder.exists()

@@ -31,7 +31,7 @@ from tpnet.control.local.protocol import default_run_dir
 from tpnet.control.local.server import ControlServer
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import all_namespaces
-from tpnet.datapath.program import compile_program
+from tpnet.datapath.program import ready_program
 from tpnet.datapath.redirect import make_signs, probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tpnet.agent.orders import Orders
-    from tpnet.datapath.program import Program
     from tpnet.proxy.channel import Message
 
 _log = logging.getLogger(__name__)
@@ -98,31 +97,32 @@ class Agent:
         if make_net_sysctls_writable():
             _log.info("the networks' sysctls were read-only in this container; they are writable in it now")
         state = StateFile(self._run_dir)
-        await asyncio.to_thread(sweep, state)
-
-        orders = self._orders
         self._signs = signs = make_signs()
         undo.callback(signs.close)
+
+        orders = self._orders
+        undo.push_async_callback(orders.end)
         self._workers = workers = Workers(
             self._worker_uid, signs, self._worker_ready, self._worker_lost, self._worker_says
         )
         self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
-        undo.push_async_callback(orders.end)
-        compiling = asyncio.create_task(asyncio.to_thread(compile_and_probe))
+        self._ledger = Ledger()
+        self._targets = targets = Targets(signs, workers, state, orders.book)
+        self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
+        undo.callback(sessions.close)
+        undo.push_async_callback(workers.close)
+        # All at once: each mostly waits for the kernel or for a child.
+        workers.start()
+        proving = asyncio.create_task(asyncio.to_thread(ready_program, probe))
+        sweeping = asyncio.create_task(asyncio.to_thread(sweep, state))
         preparing = asyncio.create_task(orders.prepare())
         try:
             await sessions.start()
         except TpnetError:
-            await compiling  # if the kernel refuses the redirect too, that is the thing to say
+            await proving  # if the kernel refuses the redirect too, that is the thing to say
             raise
-        undo.callback(sessions.close)
-        program = await compiling
-
-        self._ledger = Ledger()
-        self._targets = targets = Targets(program, signs, workers, state, orders.book)
-        self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
-        undo.push_async_callback(workers.close)
-        workers.start()
+        targets.program = await proving
+        await sweeping
         await workers.wait_ready()
         undo.push_async_callback(targets.close, self._end_seconds)
         undo.push_async_callback(orders.stop)
@@ -219,16 +219,6 @@ def sweep(state: StateFile) -> None:
         for netns in namespaces:
             netns.close()
     state.clear()
-
-
-def compile_and_probe() -> Program:
-    """The redirect's program, proven to work on this kernel.
-
-    Raises ``TpnetError`` that says what is missing.
-    """
-    program = compile_program()
-    probe(program)
-    return program
 
 
 def run_agent(

@@ -44,13 +44,12 @@ LINGER = 1.0
 class Targets:
     """Actual state.
 
-    ``failures`` has the error of each wanted target that could not be raised at the last try.
+    ``failures`` has the error of each wanted target that could not be raised at the last try. ``program`` must be
+    there before the first target is raised.
     """
 
-    def __init__(
-        self, program: Program, signs: Signs, workers: Workers, state: StateFile, book: Book
-    ) -> None:
-        self._program = program
+    def __init__(self, signs: Signs, workers: Workers, state: StateFile, book: Book) -> None:
+        self.program: Program | None = None
         self._signs = signs
         self._book = book
         self._node: tuple[str, ...] = ()
@@ -176,8 +175,9 @@ class Targets:
                 namespace = one
                 break
         else:
+            assert self.program is not None, "the agent has started"
             namespace = await asyncio.to_thread(
-                open_namespace, target, self._program, self._signs, self._state
+                open_namespace, target, self.program, self._signs, self._state
             )
         self._namespaces[name] = namespace
         return namespace
