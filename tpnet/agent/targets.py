@@ -204,26 +204,26 @@ class Targets:
     def _lower(self, key: TargetKey) -> None:
         """New connections reach the app from here on; open ones go on to the app, for as long as they live."""
         namespace = self._namespaces[key[0]]
-        self._leave(namespace, namespace.doors[key[1]], LINGER)
+        self._leave(namespace, namespace.doors[key[1]])
         _log.info("%s:%d is back with its app", *key)
 
-    def _leave(self, namespace: LiveNamespace, door: Door, linger: float) -> None:
+    def _leave(self, namespace: LiveNamespace, door: Door, *, gone: bool = False) -> None:
         del namespace.doors[door.port]
         namespace.left[door.port] = door
         door.leave()
         self._workers.send(SetRules(door.number, []))
         if not self._workers.ready:
             door.over.set()
-        door.seen_out = self._keep(self._see_out(namespace, door, linger))
+        door.seen_out = self._keep(self._see_out(namespace, door, gone=gone))
 
-    async def _see_out(self, namespace: LiveNamespace, door: Door, linger: float) -> None:
+    async def _see_out(self, namespace: LiveNamespace, door: Door, *, gone: bool) -> None:
         """Wait until the last connection of a target has ended. Cancelled when it is taken up again."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(linger):  # the worker may die meanwhile
+            async with asyncio.timeout(0.0 if gone else LINGER):  # the worker may die meanwhile
                 await door.over.wait()
         door.accepts = False
         namespace.redirect.remove(door.port)
-        self._workers.send(RemoveTarget(door.number, door.times))
+        self._workers.send(RemoveTarget(door.number, door.times, gone))
         await door.over.wait()
         del namespace.left[door.port]
         async with self._lock:
@@ -353,7 +353,7 @@ class Targets:
             self._leaving.add(namespace)
             for door in list(namespace.doors.values()):
                 self.failures[door.key] = NotThere(f"{name} is gone.")
-                self._leave(namespace, door, 0.0)
+                self._leave(namespace, door, gone=True)
 
 
 def _still_left(namespace: LiveNamespace, port: int) -> Door | None:

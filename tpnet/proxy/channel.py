@@ -104,11 +104,13 @@ class Sockets:
 class RemoveTarget:
     """Stop accepting for a target. Its connections live on; ``Drained`` says when the last one has ended.
 
-    ``times`` is said again there: how often the target was removed, this time included.
+    ``times`` is said again there: how often the target was removed, this time included. ``gone``: what is redirected
+    there has gone, as far as anybody can tell.
     """
 
     target: int
     times: int
+    gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

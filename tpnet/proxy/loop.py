@@ -6,16 +6,15 @@ that was closed in this round to a socket that has got the same descriptor since
 
 from __future__ import annotations
 
-import _socket
 import math
 import select
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Socket = _socket.socket
-"""A socket without the Python layer that ``socket.socket`` puts on top: half the price to make and close."""
+if TYPE_CHECKING:
+    from tpnet.proxy.transport import Socket
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT

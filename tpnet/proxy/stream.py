@@ -1,6 +1,6 @@
-"""One TCP socket of a connection: what waits to be written, half-closes, events to watch, ``splice(2)``.
+"""One end of a connection: what waits to be written, half-closes, events to watch, ``splice(2)``.
 
-``tpnet.proxy.connection`` and ``tpnet.proxy.upstream`` use it. It must never read ahead: bytes are read by
+``tpnet.proxy.connection`` has one for its client and one for each upstream. It must never read ahead: bytes are read by
 the connection, and only while everything read before has been handed to the kernel, so that a direction holds
 at most one read.
 
@@ -16,8 +16,14 @@ import os
 import socket
 import struct
 from collections import deque
+from typing import TYPE_CHECKING
 
-from tpnet.proxy.loop import IN, OUT, Handler, Loop, Socket
+from tpnet.proxy.loop import IN, OUT
+from tpnet.proxy.transport import MORE, NOW
+
+if TYPE_CHECKING:
+    from tpnet.proxy.loop import Handler, Loop
+    from tpnet.proxy.transport import Socket
 
 READ = 64 * 1024
 """Bytes of one read."""
@@ -28,12 +34,8 @@ PIPES = 32
 BULKY = 32 * 1024
 """A read of at least so many bytes makes the next one worth a splice."""
 
-_NOW = socket.MSG_DONTWAIT
-_MORE = _NOW | socket.MSG_MORE
 LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
-# splice(2): SPLICE_F_MOVE | SPLICE_F_NONBLOCK
-_SPLICE = 1 | 2
 _VECTORS = 64
 
 Pipe = tuple[int, int]
@@ -75,55 +77,85 @@ class Pipes:
         """Take an empty pipe back."""
         self._free.append(pipe)
 
+    def close(self) -> None:
+        """Close the free ones."""
+        while self._free:
+            self.destroy(self._free.pop())
+
     def destroy(self, pipe: Pipe) -> None:
-        """Close a pipe that still holds bytes."""
+        """Close a pipe, which may still hold bytes."""
         os.close(pipe[0])
         os.close(pipe[1])
         self._made -= 1
 
 
 class Stream:
-    """A connected, or connecting, socket.
+    """One end of a connection: a socket that is connected, that connects, or that is still to come.
 
     ``backlog`` is what waits to be written, in bytes, in a pipe or in user space; the pipe's bytes go first.
     ``ended`` says that the other end's FIN has been read, ``shut`` that ours was sent, ``shutting`` that it is to
     follow the backlog. ``broken`` says that a write has failed, ``bulky`` that the last read was a large one.
     ``connecting`` says that it is not known to be established: nothing leaves before whoever learns of it clears
-    the flag and calls ``flush``.
+    the flag and calls ``flush``. So it is from the beginning: what is sent before ``attach`` waits as well.
     """
 
     __slots__ = (
-        "_events", "_loop", "_nonblocking", "_pipe", "_piped", "_pipes", "_queue", "_registered",
+        "_events", "_loop", "_pipe", "_piped", "_pipes", "_queue", "_registered",
         "backlog", "broken", "bulky", "connecting", "ended", "fd", "shut", "shutting", "sock",
     )  # fmt: skip
 
-    def __init__(
-        self, loop: Loop, pipes: Pipes, sock: Socket, handler: Handler, *, connecting: bool = False
-    ) -> None:
-        self.sock = sock
-        self.fd = sock.fileno()
+    sock: Socket
+    """Its transport; there is none before ``attach``."""
+
+    def __init__(self, loop: Loop, pipes: Pipes) -> None:
+        self.fd = -1
         self._loop = loop
         self._pipes = pipes
-        self._events = events = IN | OUT if connecting else IN
-        self._registered = True
-        self._nonblocking = False
+        self._events = 0
+        self._registered = False
         self._queue: deque[memoryview] | None = None
         self._pipe: Pipe | None = None
         self._piped = 0
         self.backlog = 0
         self.broken = False
         self.bulky = False
-        self.connecting = connecting
+        self.connecting = True
         self.ended = False
         self.shut = False
         self.shutting = False
+
+    def attach(self, sock: Socket, handler: Handler, *, connecting: bool = False) -> None:
+        """Here is its socket, whose events ``handler`` takes. What was sent before leaves now if it is connected."""
+        self.sock = sock
+        self.fd = fd = sock.fileno()
+        loop = self._loop
         loop.sockets += 1
-        loop.handlers[self.fd] = handler
-        loop.epoll.register(self.fd, events)
+        loop.handlers[fd] = handler
+        self._registered = True
+        if not connecting:
+            self.connecting = False
+            if self.backlog or self.shutting:
+                self.flush()
+        self._events = events = IN | OUT if connecting or self.backlog else IN
+        loop.epoll.register(fd, events)
+
+    @property
+    def attached(self) -> bool:
+        """Whether it has a socket."""
+        return self.fd >= 0
 
     def handle(self, handler: Handler) -> None:
         """Let another handler take the events from now on."""
         self._loop.handlers[self.fd] = handler
+
+    def read(self, size: int = READ) -> bytes:
+        """What has arrived, up to ``size`` bytes; none at its end.
+
+        Raises ``BlockingIOError`` when nothing has, ``OSError`` when it is broken off.
+        """
+        data = self.sock.recv(size, NOW)
+        self.bulky = len(data) >= BULKY
+        return data
 
     def send(self, data: bytes | memoryview, *, more: bool = False) -> None:
         """Write ``data`` at once as far as the kernel takes it; keep the rest. Never raises ``OSError``.
@@ -132,7 +164,7 @@ class Stream:
         """
         if not self.backlog and not self.connecting:
             try:
-                sent = self.sock.send(data, _MORE if more else _NOW)
+                sent = self.sock.send(data, MORE if more else NOW)
             except BlockingIOError:
                 sent = 0
             except OSError:
@@ -156,7 +188,7 @@ class Stream:
             queue = self._queue
             while queue:
                 vectors = [queue[i] for i in range(min(len(queue), _VECTORS))]
-                sent = self.sock.sendmsg(vectors, (), _NOW)
+                sent = self.sock.sendmsg(vectors, (), NOW)
                 self.backlog -= sent
                 while queue and sent >= len(queue[0]):
                     sent -= len(queue.popleft())
@@ -182,9 +214,7 @@ class Stream:
         if pipe is None:
             return None
         try:
-            source.unblock()
-            self.unblock()
-            taken = os.splice(source.fd, pipe[1], min(limit, PIPE_SIZE), flags=_SPLICE)
+            taken = source.sock.fill(pipe[1], min(limit, PIPE_SIZE))
         except BlockingIOError:
             self._pipes.give(pipe)
             return None
@@ -201,18 +231,12 @@ class Stream:
 
     def _drain_pipe(self, pipe: Pipe) -> bool:
         while self._piped:
-            sent = os.splice(pipe[0], self.fd, self._piped, flags=_SPLICE)
+            sent = self.sock.drain(pipe[0], self._piped)
             self._piped -= sent
             self.backlog -= sent
         self._pipes.give(pipe)
         self._pipe = None
         return True
-
-    def unblock(self) -> None:
-        """Set O_NONBLOCK, which ``splice(2)`` looks at; sends and reads say MSG_DONTWAIT and need it not."""
-        if not self._nonblocking:
-            self._nonblocking = True
-            self.sock.setblocking(False)
 
     def _break(self) -> None:
         self.broken = True
@@ -241,6 +265,8 @@ class Stream:
 
     def watch(self, *, reading: bool) -> None:
         """Ask the kernel for exactly the events that matter now."""
+        if self.fd < 0:
+            return
         events = IN if reading and not self.ended else 0
         if self.connecting or self.backlog:
             events |= OUT
@@ -258,23 +284,40 @@ class Stream:
         """Whether readable events are asked for."""
         return self._registered and bool(self._events & IN)
 
+    def ready(self, events: int) -> bool:
+        """Deal with events that are not plain readability. ``True``: there is something to read as well.
+
+        ``False``: watch it anew. Raises ``OSError`` when it is broken off.
+        """
+        if events & OUT:
+            self.flush()
+        if self.wants_read:
+            return bool(events & ~OUT)
+        if events & ~(IN | OUT) and self.failure():
+            raise ConnectionError
+        return False
+
     def failure(self) -> bool:
         """An event came that nobody asked for: whether the connection is reset.
 
         Otherwise both directions are shut and the kernel would say so for ever: the socket leaves the epoll
         set until there is something to do with it.
         """
-        if self.broken or self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if self.broken or self.error():
             return True
         if self._registered:
             self._registered = False
             self._loop.epoll.unregister(self.fd)
         return False
 
+    def error(self) -> int:
+        """The errno that the kernel holds for it, 0 for none; it forgets it then."""
+        return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
     def drained(self) -> bool:
         """Whether nothing has arrived that was not read; closing a socket that holds some would send RST."""
         try:
-            self.sock.recv(1, _NOW | socket.MSG_PEEK)
+            self.sock.recv(1, NOW | socket.MSG_PEEK)
         except BlockingIOError:
             return True
         except OSError:
@@ -289,8 +332,10 @@ class Stream:
         self._loop.close(self.sock)
 
     def reset(self) -> None:
-        """Close with RST."""
+        """Close with RST; without a socket, forget what waits."""
         self._discard()
+        if self.fd < 0:
+            return
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
         finally:

@@ -1,188 +1,81 @@
-"""A client connection's own connection to a session: dialled on the first bytes, a status byte in front.
+"""What a connection has on its other sides: one ``Upstream`` to the app, one to each session that took a request.
 
-``tpnet.proxy.connection`` makes one per session side and never shares it with another client. It must never
-report that nothing was delivered unless that is certain: what is reported so may be sent again, to the app.
-
-The other end sends one byte before anything else: 0 when the handler was reached, 1 when it was not. Request
-bytes follow the connection at once; a refusal, FIN or RST in front of the status byte mean that the handler
-saw none. Silence does not: after a timeout the request counts as possibly delivered, once any of it may have
-left.
+``tpnet.proxy.app_upstream`` and ``session_upstream`` are the two kinds. An upstream belongs to one connection, its
+``Owner``, and must never be shared with another, nor know what protocol passes through it.
 """
 
 from __future__ import annotations
 
-import socket
-from errno import ECONNRESET, EINPROGRESS, EIO
-from typing import TYPE_CHECKING, NamedTuple
-
-from tpnet.proxy.farewell import Farewell
-from tpnet.proxy.loop import IN, OUT, Socket
-from tpnet.proxy.stream import Stream
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from tpnet.proxy.connection import Connection
+    from collections.abc import Hashable
 
-REACHED = 0
-"""The status byte of a handler that was reached."""
-
-_CLOSED = "session closed before the handler was reached"
+    from tpnet.proxy.context import Context
+    from tpnet.proxy.stream import Stream
 
 
-class Way(NamedTuple):
-    """What names a session side: where its requests are taken, and the intercept that sends them there."""
+class Upstream(Protocol):
+    """One connection to the app or to a session.
 
-    session: str
-    port: int
-    intercept: str
-
-
-class SessionUpstream:
-    """One connection to a session.
-
-    ``stream`` is ``None`` while it waits for a prepared socket; what is sent meanwhile is kept (the
-    connection reads nothing more from its client while anything waits, so that is one read at most).
+    ``stream`` is there from the beginning: what is sent before it is connected waits in it.
     """
 
-    __slots__ = ("_early", "_shutting", "connection", "ready", "stream", "way")
-
-    def __init__(self, connection: Connection, way: Way) -> None:
-        self.connection = connection
-        self.way = way
-        self.stream: Stream | None = None
-        self.ready = False
-        self._early: list[bytes] = []
-        self._shutting = False
+    @property
+    def side(self) -> Hashable | None:
+        """What names it in commands."""
 
     @property
-    def connected(self) -> bool:
-        """Whether bytes may have left."""
-        return self.stream is not None and not self.stream.connecting
+    def stream(self) -> Stream:
+        """Its bytes."""
 
     def dial(self) -> None:
-        """Begin."""
-        context = self.connection.context
-        state = context.sessions.get(self.way.session)
-        if state is None or not state.up:
-            self.connection.fail_side(self, "session down", delivered=False)
-            return
-        state.upstreams.add(self)
-        context.connecting.add(self)
-        sock = context.session_stock.take()
-        if sock is None:
-            context.session_stock.waiting[self] = None
-            context.session_stock.refill()
-        else:
-            self.given(sock)
-
-    def given(self, sock: Socket) -> None:
-        """Connect a prepared socket."""
-        context = self.connection.context
-        state = context.sessions[self.way.session]  # dropping a session fails all that wait for it
-        try:
-            error = sock.connect_ex((state.address, self.way.port))
-        except OSError as failure:
-            error = failure.errno or EIO
-        self.stream = stream = Stream(context.loop, context.pipes, sock, self.on_events, connecting=True)
-        if error not in {0, EINPROGRESS}:
-            self.connection.fail_side(self, "session unreachable", delivered=False)
-            return
-        for data in self._early:
-            stream.send(data)
-        self._early.clear()
-        if self._shutting:
-            stream.shutdown()
-
-    def send(self, data: bytes | memoryview) -> None:
-        """Send, or keep until it can be sent."""
-        if self.stream is None:
-            self._early.append(bytes(data))
-        else:
-            self.stream.send(data)
-
-    def shutdown(self) -> None:
-        """Half-close after what was sent."""
-        if self.stream is None:
-            self._shutting = True
-        else:
-            self.stream.shutdown()
-
-    @property
-    def backlog(self) -> int:
-        """Bytes that wait to be written."""
-        return self.stream.backlog if self.stream else len(self._early)
-
-    def watch(self, *, reading: bool) -> None:
-        """Ask for the events that matter now."""
-        if self.stream is not None:
-            self.stream.watch(reading=reading)
-
-    def on_events(self, events: int) -> None:
-        """The socket is ready for something."""
-        stream, connection = self.stream, self.connection
-        assert stream is not None
-        if stream.connecting:
-            if error := stream.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                # A reset follows an accepted connection: the handler is what is missing.
-                reason = _CLOSED if error == ECONNRESET else "session unreachable"
-                connection.fail_side(self, reason, delivered=False)
-                return
-            if not events & OUT:
-                return
-            stream.connecting = False
-            connection.context.connecting.discard(self)
-            connection.context.awaiting.add(self)
-            connection.calm = False
-        if events & OUT:
-            stream.flush()
-        if not stream.wants_read:
-            if events & ~(IN | OUT) and stream.failure():
-                connection.fail_side(self, "session connection broken", delivered=self.ready)
-            else:
-                connection.settle()
-            return
-        if not self.ready:
-            if events & ~OUT:
-                self._read_status(stream)
-            connection.settle()
-            return
-        connection.read_side(self.way, stream, events)
-
-    def _read_status(self, stream: Stream) -> None:
-        try:
-            status = stream.sock.recv(1, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return
-        except OSError:
-            status = b""
-        if status and status[0] == REACHED:
-            self.ready = True
-            self.connection.context.awaiting.discard(self)
-            self.connection.confirm(self.way)
-        else:
-            reason = "handler refused" if status else _CLOSED
-            self.connection.fail_side(self, reason, delivered=False)
-
-    def timed_out(self) -> None:
-        """Neither connection nor status byte in time."""
-        reason = "handler not reached in time" if self.connected else "session not reached in time"
-        self.connection.fail_side(self, reason, delivered=self.connected)
-
-    def session_lost(self) -> None:
-        """The tunnel was declared down, or the session is gone."""
-        self.connection.fail_side(self, "session down", delivered=self.connected)
+        """Begin. The owner may be told of the failure before this returns."""
 
     def close(self, *, reset: bool = False) -> None:
-        """Let go of the socket: in an orderly way, or with RST."""
-        context = self.connection.context
-        context.connecting.discard(self)
-        context.awaiting.discard(self)
-        context.session_stock.waiting.pop(self, None)
-        state = context.sessions.get(self.way.session)
-        if state is not None:
-            state.upstreams.discard(self)
-        if self.stream is None:
-            return
-        if reset or not self.connected:
-            self.stream.reset()
-        else:
-            Farewell(context, self.stream)
+        """Let go of it: in an orderly way, or with RST. Its owner hears nothing of it any more."""
+
+
+class Mover(Protocol):
+    """Moves a connection's bytes: through a conversation, or as a pipe."""
+
+    @property
+    def reading(self) -> bool:
+        """Whether the client may be read from."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is between messages, in both directions."""
+
+    def on_client(self, events: int, /) -> None:
+        """The client's socket is ready for something."""
+
+    def on_upstream(self, upstream: Upstream, events: int, /) -> None:
+        """The socket of an established upstream is ready for something."""
+
+    def confirmed(self, upstream: Upstream, /) -> None:
+        """The handler behind it is reached."""
+
+    def lost(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
+        """It is not there, or no more, and let go of. ``delivered``: it may have had some of what was sent."""
+
+
+class Owner(Protocol):
+    """The connection that an upstream belongs to."""
+
+    context: Context
+    mover: Mover
+    calm: bool
+    """Whether nothing waits anywhere; who disturbs that clears it, and calls ``settle`` in the end."""
+
+    def failed(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
+        """It cannot be had, or was lost. ``delivered`` as in ``Mover.lost``."""
+
+    def settle(self) -> None:
+        """Work out what to watch."""
+
+    def fail(self) -> None:
+        """Something of ours went wrong: end it, and count that."""
+
+    def abort(self) -> None:
+        """End the whole connection, with RST."""

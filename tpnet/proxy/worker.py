@@ -35,9 +35,11 @@ from tpnet.proxy.channel import (
     Sockets,
     TakeSigns,
 )
-from tpnet.proxy.context import Context, SessionState
-from tpnet.proxy.loop import IN, Socket
+from tpnet.proxy.context import Context
+from tpnet.proxy.loop import IN
+from tpnet.proxy.sessions import SessionState
 from tpnet.proxy.target import Target
+from tpnet.proxy.transport import Socket
 
 COUNT_EVERY = 1.0
 """Seconds between two messages with counters."""
@@ -85,7 +87,7 @@ class Worker:
             return
         self._count_at = now + COUNT_EVERY
         if self.context.sessions:
-            self.context.session_stock.tick()
+            self.context.session_pool.tick()
         for target in list(self._targets.values()):
             target.tick(now)
         self.context.look_for_room()
@@ -123,16 +125,16 @@ class Worker:
             if known is None:
                 self._targets[message.target] = Target(self.context, message, listener, bypass)
             else:
-                known.take_up(listener, bypass)
+                known.take_up(message, listener, bypass)
             return
         elif isinstance(message, SetRules):
             target = self._targets.get(message.target)
             if target is not None:
-                target.set_rules(
+                target.router.set_rules(
                     [channel.intercept_of(one) for one in message.intercepts],
                     [channel.probe_of(one) for one in message.probes],
                 )
-                names = {name for one in self._targets.values() for name in one.intercepts}
+                names = {name for one in self._targets.values() for name in one.router.intercepts}
                 self.context.book.keep_only(names)
         elif isinstance(message, SetNode):
             self.context.node = frozenset(message.addresses)
@@ -142,7 +144,7 @@ class Worker:
             self._lose(message.name)
             self.context.sessions.pop(message.name, None)
         elif isinstance(message, RemoveTarget) and message.target in self._targets:
-            self._targets[message.target].remove(message.times)
+            self._targets[message.target].remove(message.times, gone=message.gone)
         elif isinstance(message, Finish):
             for target in self._targets.values():
                 target.finish(message.seconds)
@@ -156,9 +158,9 @@ class Worker:
         socks = [Socket(family, socket.SOCK_STREAM, 0, fd) for fd in fds]
         target = self._targets.get(message.target)
         if purpose is Purpose.SESSION:
-            self.context.session_stock.add(socks)
+            self.context.session_pool.add(socks)
         elif target is not None:
-            target.add_sockets(purpose, socks)
+            target.dialler.add_sockets(purpose, socks)
         else:
             for sock in socks:
                 sock.close()
@@ -168,7 +170,7 @@ class Worker:
         if state is None:
             state = SessionState(message.address, message.up, frozenset(message.ports), set())
             self.context.sessions[message.name] = state
-            self.context.session_stock.refill()
+            self.context.session_pool.refill()
             return
         if not message.up or message.address != state.address:
             self._lose(message.name)

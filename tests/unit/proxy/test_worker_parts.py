@@ -8,10 +8,12 @@ import pytest
 
 from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule, TpnetError, codec
 from tpnet.proxy import channel, privileges
-from tpnet.proxy.context import MOST, Context, Stock
+from tpnet.proxy.context import MOST, Context
 from tpnet.proxy.counters import Book, TargetCount
 from tpnet.proxy.loop import IN, Deadlines, Loop
+from tpnet.proxy.pool import SocketPool
 from tpnet.proxy.stream import Pipes, Stream
+from tpnet.proxy.transport import Socket
 
 
 class Asked(list):
@@ -37,10 +39,10 @@ def asked():
 
 
 @pytest.fixture
-def stock(loop, asked):
-    stock = Stock(loop, 8, MOST, asked)
-    yield stock
-    stock.close()
+def pool(loop, asked):
+    pool = SocketPool(loop, 8, MOST, asked)
+    yield pool
+    pool.close()
 
 
 class Wants:
@@ -51,61 +53,61 @@ class Wants:
         self.got = sock
 
 
-def test_a_stock_is_refilled_when_half_of_it_is_gone(loop, stock, asked):
-    stock.refill()
+def test_a_stock_is_refilled_when_half_of_it_is_gone(loop, pool, asked):
+    pool.refill()
     assert asked == [8]
-    stock.add(socks(8))
-    taken = [stock.take() for _ in range(3)]
+    pool.add(socks(8))
+    taken = [pool.take() for _ in range(3)]
     assert asked == [8]
-    taken.append(stock.take())
+    taken.append(pool.take())
     assert asked == [8, 4]
     for sock in taken:
         sock.close()
 
 
-def test_a_stock_that_runs_out_asks_for_more_up_to_a_bound(stock, asked):
+def test_a_stock_that_runs_out_asks_for_more_up_to_a_bound(pool, asked):
     for _ in range(20):
-        assert stock.take() is None
+        assert pool.take() is None
     assert sum(asked) == MOST
 
 
-def test_who_waits_for_a_socket_is_served_in_order(loop, stock, asked):
+def test_who_waits_for_a_socket_is_served_in_order(loop, pool, asked):
     first, second = Wants(), Wants()
     for waiting in (first, second):
-        assert stock.take() is None
-        stock.waiting[waiting] = None
+        assert pool.take() is None
+        pool.waiting[waiting] = None
     new = socks(1)
-    stock.add(new)
+    pool.add(new)
     assert (first.got, second.got) == (new[0], None)
     first.got.close()
 
 
-def test_a_stock_asks_again_for_what_never_came(loop, stock, asked):
-    stock.refill()
-    stock.tick()
+def test_a_stock_asks_again_for_what_never_came(loop, pool, asked):
+    pool.refill()
+    pool.tick()
     assert asked == [8]
     loop.now += 3
-    stock.tick()
+    pool.tick()
     assert asked == [8, 8]
 
 
-def test_a_busy_stock_shrinks_when_it_is_quiet(stock, asked):
+def test_a_busy_stock_shrinks_when_it_is_quiet(pool, asked):
     for _ in range(5):
-        stock.take()
+        pool.take()
     for _ in range(10):
-        stock.tick()
+        pool.tick()
     asked.clear()
-    stock.add(socks(5))
-    stock.take().close()
+    pool.add(socks(5))
+    pool.take().close()
     assert sum(asked) <= 8
 
 
-def test_sockets_on_their_way_count_as_open(loop, stock):
-    stock.refill()
+def test_sockets_on_their_way_count_as_open(loop, pool):
+    pool.refill()
     assert loop.sockets == 8
-    stock.add(socks(8))
+    pool.add(socks(8))
     assert loop.sockets == 8
-    stock.close()
+    pool.close()
     assert loop.sockets == 0
 
 
@@ -113,10 +115,10 @@ def test_no_more_sockets_are_asked_for_than_there_is_room():
     told = []
     context = Context(told.append, 256)
     context.loop.sockets = 200
-    context.session_stock.refill()
+    context.session_pool.refill()
     assert [message.count for message in told] == [8]
     context.loop.sockets = 256
-    context.stock("app4", 1, 32).refill()
+    context.pool("app4", 1, 32).refill()
     assert len(told) == 1
     context.loop.epoll.close()
 
@@ -199,9 +201,24 @@ def connected():
     theirs.close()
 
 
-def test_what_the_kernel_does_not_take_waits_in_order(loop, connected):
+@pytest.fixture
+def stream_of(loop):
+    made = []
+
+    def stream_of(sock, **options):
+        stream = Stream(loop, Pipes())
+        stream.attach(Socket(fileno=sock.detach()), print, **options)
+        made.append(stream)
+        return stream
+
+    yield stream_of
+    for stream in made:
+        stream.reset()
+
+
+def test_what_the_kernel_does_not_take_waits_in_order(stream_of, connected):
     ours, theirs = connected
-    stream = Stream(loop, Pipes(), ours, print)
+    stream = stream_of(ours)
     blocks = [bytes([number]) * 500_000 for number in range(20)]
     for block in blocks:
         stream.send(block)
@@ -216,9 +233,9 @@ def test_what_the_kernel_does_not_take_waits_in_order(loop, connected):
     assert got == b"".join(blocks)
 
 
-def test_nothing_leaves_before_the_connection_is_known_to_be_there(loop, connected):
+def test_nothing_leaves_before_the_connection_is_known_to_be_there(stream_of, connected):
     ours, theirs = connected
-    stream = Stream(loop, Pipes(), ours, print, connecting=True)
+    stream = stream_of(ours, connecting=True)
     stream.send(b"early")
     stream.shutdown()
     theirs.settimeout(0.05)

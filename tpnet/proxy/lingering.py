@@ -1,13 +1,13 @@
 """A socket's last seconds: deliver what waits, send FIN, let the other end finish.
 
-``tpnet.proxy.connection`` makes one per socket that is closed in an orderly way. It must never pass on a byte
+There is one for each client that is closed in an orderly way, and for each upstream that still waits to be written
+to. It must never pass on a byte
 that it reads: they are read only because unread bytes would turn the closing into RST, which destroys an
 answer that the client has not read yet.
 """
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from tpnet.proxy.loop import OUT
@@ -15,30 +15,30 @@ from tpnet.proxy.loop import OUT
 if TYPE_CHECKING:
     from tpnet.proxy.context import Context
     from tpnet.proxy.stream import Stream
-    from tpnet.proxy.target import Target
 
 _DRAIN = 16 * 1024
 _DRAIN_MOST = 4 * 1024 * 1024
-"""Bytes that a client may go on sending after its answer."""
+"""Bytes that a client may go on sending after its response."""
 
 
-class Farewell:
-    """Closes a stream. With ``target`` it is a client's: that is read until its FIN, for a bounded time.
+class LingeringClose:
+    """Closes a stream. With ``clients`` it is a client's: that is read until its FIN, for a bounded time.
 
-    The time only begins when everything was written: a slow reader gets its answer however long it takes.
+    The time only begins when everything was written: a slow reader gets its response however long it takes.
+    ``clients`` are those of the target; this one is among them while it lasts.
     """
 
-    __slots__ = ("_client", "_context", "_drained", "_over", "_stream", "_target")
+    __slots__ = ("_client", "_clients", "_context", "_drained", "_over", "_stream")
 
-    def __init__(self, context: Context, stream: Stream, target: Target | None = None) -> None:
+    def __init__(self, context: Context, stream: Stream, clients: set[LingeringClose] | None = None) -> None:
         self._context = context
         self._stream = stream
-        self._target = target
-        self._client = client = target is not None
+        self._clients = clients
+        self._client = client = clients is not None
         self._drained = 0
         self._over = False
-        if target is not None:
-            target.farewells.add(self)
+        if clients is not None:
+            clients.add(self)
         if stream.broken:
             self._reset()
         elif not stream.backlog and (not client or stream.ended):
@@ -56,7 +56,7 @@ class Farewell:
             stream.flush()
         if stream.wants_read and events & ~OUT:
             try:
-                data = stream.sock.recv(_DRAIN, socket.MSG_DONTWAIT)
+                data = stream.read(_DRAIN)
             except BlockingIOError:
                 return
             except OSError:
@@ -99,5 +99,15 @@ class Farewell:
     def _end(self) -> None:
         self._over = True
         self._context.lingering.discard(self)
-        if self._target is not None:
-            self._target.farewells.discard(self)
+        if self._clients is not None:
+            self._clients.discard(self)
+
+
+def close_upstream(context: Context, stream: Stream, *, reset: bool) -> None:
+    """Let an upstream's stream go: in an orderly way, or with RST if ``reset`` or if it is not established."""
+    if reset or stream.connecting or stream.broken:
+        stream.reset()
+    elif stream.backlog:
+        LingeringClose(context, stream)
+    else:
+        stream.close(lingers=False)

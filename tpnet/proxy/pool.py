@@ -1,0 +1,108 @@
+"""Prepared sockets, which the supervisor makes: asked for ahead of need, handed out, waited for in order.
+
+A worker may make no socket in another namespace. Must never ask for more than ``ask`` lets it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpnet.proxy.loop import Loop
+    from tpnet.proxy.transport import Socket
+
+ASK_AGAIN = 2.0
+"""Seconds after which a request for sockets that was not answered in full is made again."""
+
+
+class Waiting(Protocol):
+    """Something that wants a prepared socket."""
+
+    def given(self, sock: Socket) -> None:
+        """Here it is."""
+
+
+class SocketPool:
+    """Prepared sockets of one kind, asked for ahead: at least a handful, more when they go quickly."""
+
+    __slots__ = (
+        "_ask",
+        "_asked",
+        "_asked_at",
+        "_least",
+        "_loop",
+        "_most",
+        "_taken",
+        "_want",
+        "ready",
+        "waiting",
+    )
+
+    def __init__(self, loop: Loop, least: int, most: int, ask: Callable[[int], int]) -> None:
+        """``ask`` asks for so many, or for fewer, and says for how many it did."""
+        self._loop = loop
+        self._ask = ask
+        self._least = min(least, most)
+        self._most = most
+        self._want = self._least
+        self._asked = 0
+        self._asked_at = 0.0
+        self._taken = 0
+        self.ready: list[Socket] = []
+        self.waiting: dict[Waiting, None] = {}
+
+    def take(self) -> Socket | None:
+        """A prepared socket, or ``None`` while there is none; ask for more in time."""
+        self._taken += 1
+        if self.ready:
+            sock = self.ready.pop()
+            self._loop.sockets -= 1
+            if (len(self.ready) + self._asked) * 2 <= self._want:
+                self.refill()
+            return sock
+        self._want = min(self._want * 2, self._most)
+        self.refill()
+        return None
+
+    def refill(self) -> None:
+        """Ask for what is missing, unless that was asked for already."""
+        loop = self._loop
+        if self._asked and loop.now - self._asked_at > ASK_AGAIN:
+            loop.sockets -= self._asked
+            self._asked = 0
+        missing = self._want + len(self.waiting) - len(self.ready) - self._asked
+        if missing > 0:
+            asked = self._ask(missing)
+            loop.sockets += asked  # they need room from now on
+            self._asked += asked
+            self._asked_at = loop.now
+
+    def add(self, socks: list[Socket]) -> None:
+        """Take what the supervisor prepared; those who wait for one are served first, in their order."""
+        asked = min(self._asked, len(socks))
+        self._asked -= asked
+        self._loop.sockets += len(socks) - asked
+        self.ready.extend(socks)
+        while self.waiting and self.ready:
+            waiting = next(iter(self.waiting))
+            del self.waiting[waiting]
+            self._loop.sockets -= 1
+            waiting.given(self.ready.pop())
+
+    def tick(self) -> None:
+        """Once a second: ask for fewer ahead when few were taken, and again for what never came."""
+        if self._taken * 4 < self._want:
+            self._want = max(self._want // 2, self._least)
+        self._taken = 0
+        if len(self.ready) * 2 <= self._want:
+            self.refill()
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for sock in self.ready:
+            self._loop.close(sock)
+        self.ready.clear()
+        self._loop.sockets -= self._asked
+        self._asked = 0
