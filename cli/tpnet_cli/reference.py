@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from tpnet.http.h1.phases import diagram
 from tpnet_cli.group import cli
 from tpnet_cli.reference_cluster import objects_page, rights_page
 
@@ -66,10 +67,23 @@ fish   _TPNET_COMPLETE=fish_source tpnet | source       in ~/.config/fish/comple
 ```
 """
 
+_PHASES = """\
+# The phases of an HTTP/1 conversation
+
+This page is made from the table in `tpnet/http/h1/phases.py`: `make docs`.
+
+A phase says what the client's next bytes are. What the bytes themselves lead to is in [HTTP](http.md).
+"""
+
 
 def pages() -> dict[str, str]:
     """Every page by the name of its file."""
-    return {"cli.md": commands_page(), "objects.md": objects_page(), "rbac.md": rights_page()}
+    return {
+        "cli.md": commands_page(),
+        "http-phases.md": phases_page(),
+        "objects.md": objects_page(),
+        "rbac.md": rights_page(),
+    }
 
 
 def commands_page() -> str:
@@ -78,6 +92,11 @@ def commands_page() -> str:
     parts = [_HEAD]
     parts += [f"## `{path}`\n\n```\n{text}\n```\n" for path, text in _commands(cli, context)]
     return "\n".join(parts)
+
+
+def phases_page() -> str:
+    """docs/reference/http-phases.md."""
+    return f"{_PHASES}\n```mermaid\n{diagram()}```\n"
 
 
 def _commands(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:

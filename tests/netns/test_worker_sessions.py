@@ -1,3 +1,4 @@
+import contextlib
 import hashlib
 import os
 import socket
@@ -78,6 +79,68 @@ def test_each_request_goes_where_its_header_says_over_one_connection_per_side(be
     assert lab.target["app_requests"] == 50
 
 
+class OneAtATime:
+    """An app that serves one connection, and the next one when that has ended."""
+
+    def __init__(self, netns):
+        self.peers = []
+        self.socket = netns.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(("0.0.0.0", PORT))
+        self.socket.listen(64)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                sock, peer = self.socket.accept()
+                self.peers.append(peer)
+                with sock, contextlib.suppress(OSError):
+                    answering("app")(sock)
+
+    def close(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
+def test_an_app_that_serves_one_connection_is_free_while_a_handler_sits_at_a_breakpoint(net, lab, program):
+    goes_on, asked = threading.Event(), threading.Event()
+
+    def breakpoint_(sock):
+        while read_request(sock) is not None:
+            asked.set()
+            goes_on.wait(20)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlate")
+
+    app = OneAtATime(net.pod.netns)
+    server = Server(net.client, TUNNEL, behind_tunnel(breakpoint_))
+    try:
+        lab.add_target(net.pod.netns, PORT, program, intercepts=[intercept(PORT, TUNNEL)])
+        lab.session(net.client, [TUNNEL])
+        with net.connect(PORT) as sock:
+            for _ in range(3):
+                asked.clear()
+                sock.sendall(TO_ME)
+                assert asked.wait(5)
+                for _ in range(5):
+                    with net.connect(PORT) as other:
+                        other.sendall(TO_APP)
+                        assert answer(other) == (200, "app 0")
+                goes_on.set()
+                assert answer(sock) == (200, "late")
+                goes_on.clear()
+                sock.sendall(TO_APP)
+                assert answer(sock) == (200, "app 0")
+        assert len(app.peers) == 1 + 3 * 6
+        assert {peer for peer, _ in app.peers} == {net.pod.client_address[4]}
+        assert all(2048 <= port <= 32767 for _, port in app.peers)
+        assert len(server.accepted) == 1
+    finally:
+        goes_on.set()
+        server.close()
+        app.close()
+
+
 def test_pipelined_requests_are_answered_in_order(bed):
     bed(behind_tunnel(answering("handler")))
     with bed.connect() as sock:
@@ -137,12 +200,18 @@ def test_a_session_known_to_be_away_is_not_asked(bed, lab, state, reason):
     assert lab.counted(reason, 1)
 
 
-def test_a_session_known_to_be_away_is_answered_502_without_fallback(bed, lab):
-    bed(None, on_failure="error", up=False)
+@pytest.mark.parametrize(
+    ("state", "reason"), [({"ports": ()}, "handler not listening"), ({"up": False}, "session down")]
+)
+def test_a_session_known_to_be_away_is_answered_502_without_fallback_and_counted_as_what_it_is(
+    bed, lab, state, reason
+):
+    bed(None, on_failure="error", **state)
     with bed.connect() as sock:
         sock.sendall(TO_ME)
         assert answer(sock)[0] == 502
-    assert lab.counted("session down", 1)
+    assert lab.counted(reason, 1)
+    assert lab.counters.intercepts["i1"]["reasons"] == {reason: 1}
 
 
 def test_a_port_nobody_listens_on_costs_no_time(bed):

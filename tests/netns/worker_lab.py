@@ -328,9 +328,8 @@ class WorkerLab:
                 self.send(TakeSigns(), [self.signs.fd])
                 self.ready.set()
             elif isinstance(message, NeedSockets):
-                if self.prepare:
-                    with contextlib.suppress(OSError):
-                        self.give(message.purpose, message.count, message.target)
+                with contextlib.suppress(OSError):
+                    self.give(message.purpose, message.count if self.prepare else 0, message.target)
             elif isinstance(message, AppRefused):
                 self.refused.append(message.target)
             elif isinstance(message, Full):

@@ -24,6 +24,8 @@ class AppUpstream:
     __slots__ = ("_dialler", "_peer", "owner", "stream")
 
     side = APP
+    kept = False
+    """An app may have few connections, or one: an idle one must not keep its other clients waiting."""
 
     def __init__(self, owner: Owner, dialler: AppDialler, peer: Peer) -> None:
         self.owner = owner

@@ -37,6 +37,9 @@ class SessionUpstream:
 
     __slots__ = ("owner", "ready", "side", "stream")
 
+    kept = True
+    """As the client would keep it, if it spoke to the handler itself."""
+
     def __init__(self, owner: Owner, route: SessionRoute) -> None:
         self.owner = owner
         self.side = route

@@ -29,6 +29,10 @@ class Upstream(Protocol):
     def stream(self) -> Stream:
         """Its bytes."""
 
+    @property
+    def kept(self) -> bool:
+        """Whether it stays open while requests go elsewhere."""
+
     def dial(self) -> None:
         """Begin. The owner may be told of the failure before this returns."""
 

@@ -9,6 +9,7 @@ nothing outlives it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -23,6 +24,7 @@ from tpnet.tunnel.device import DeviceError, Endpoint, PeerStats, WireGuardDevic
 from tpnet.tunnel.keys import KeyPair, address_of, prefix_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from ipaddress import IPv6Address, IPv6Network
 
 MTU = 1280
@@ -78,7 +80,8 @@ class TunnelEnd:
         To be called in the process's main thread. Raises ``DeviceError``.
         """
         end = cls(keys, prefix or prefix_of(), mtu)
-        end._finish(port)
+        with end._closed_on_failure():
+            end._place(port)
         return end
 
     @classmethod
@@ -87,10 +90,35 @@ class TunnelEnd:
     ) -> TunnelEnd:
         """Like ``open``, in an event loop of the main thread, which goes on meanwhile."""
         end = cls(keys, prefix or prefix_of(), mtu)
-        await asyncio.to_thread(end._finish, port)
+        with end._closed_on_failure():
+            await asyncio.to_thread(end._place, port)
         return end
 
-    def _finish(self, port: int) -> None:
+    async def revive(self) -> None:
+        """Another device in the place of one that has died, with the same key and UDP port, and no peers yet.
+
+        The namespace is the same, and with it every socket in it: what was open goes on once the peers are back. In
+        the main thread. Raises ``DeviceError``; to be tried again then.
+        """
+        self.device.close()
+        self._birthplace.close()
+        self._birthplace = NetNs.own()
+        self.device, self.reason = open_device()
+        try:
+            await asyncio.to_thread(self._place, self.port)
+        except BaseException:
+            self.device.close()
+            raise
+
+    @contextlib.contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _place(self, port: int) -> None:
         try:
             self._birthplace.run(self._move)
             self.ns.run(self._set_up)
@@ -98,15 +126,11 @@ class TunnelEnd:
             self.port = self.device.configure(self.keys, port)
             self._birthplace.close()
         except (OSError, NetlinkError) as error:
-            self.close()
             code = error.code if isinstance(error, NetlinkError) else error.errno
             raise DeviceError(
                 f"The tunnel's network namespace could not be set up: {os.strerror(code or 0)}.",
                 "It takes root (CAP_NET_ADMIN and CAP_SYS_ADMIN).",
             ) from error
-        except BaseException:
-            self.close()
-            raise
 
     def _move(self) -> None:
         with IPRoute() as route:
@@ -166,7 +190,7 @@ class TunnelEnd:
         return self.device.peers()
 
     def alive(self) -> bool:
-        """Whether the device still works. When it does not, close this end and open another."""
+        """Whether the device still works. When it does not: ``revive``."""
         return self.device.alive()
 
     def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:

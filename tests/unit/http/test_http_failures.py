@@ -150,7 +150,7 @@ def test_bytes_sent_while_held_are_counted_once_released():
     wire = Wire(always)
     wire.do(wire.conversation.upstream_confirmed(DEV))
     wire.write(chunked(b"20000\r\n"), bytes(KEEP + 1))
-    assert wire.conversation._kept == 0
+    assert wire.conversation._state.exchanges.kept == 0
     assert_502(failed(wire, delivered=True))
 
 

@@ -8,7 +8,7 @@ import pytest
 from http_wire import HOST, Outcome, Wire, byte_by_byte, request
 
 from tpnet.http.h1.body import BROKEN, DONE, MORE, ChunkedReader
-from tpnet.http.h1.grammar import CHUNKED, MAX_HEAD, Bad, HeadScan
+from tpnet.http.h1.grammar import CHUNKED, MAX_HEAD, Bad, PartialHead
 from tpnet.http.h1.head import CONNECT, HEAD, PLAIN, UPGRADE, RequestHead, read_request
 from tpnet.model import HeaderRule, Intercept, PathKind, PathRule
 from tpnet.rules import RuleSet
@@ -107,7 +107,7 @@ def test_heads_follow_each_other_at_an_offset():
 
 def test_half_a_head_is_a_scan_that_holds_it():
     scan = read_request(b"xx" + request(b"GET / HTTP/1.1")[:-1], 2)
-    assert isinstance(scan, HeadScan)
+    assert isinstance(scan, PartialHead)
     assert scan.first_line
     assert scan.buffer == request(b"GET / HTTP/1.1")[:-1]
     assert scan.feed(b"\n") == len(scan.buffer)

@@ -23,9 +23,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_http_splits import CUTS, by_path, exchanges, gone_wrong
 
-from tpnet.http.h1 import answer as answers
 from tpnet.http.h1 import head as heads
-from tpnet.http.h1.grammar import MAX_HEAD, Bad, Known
+from tpnet.http.h1 import response as responses
+from tpnet.http.h1.grammar import MAX_HEAD, Bad, Memo
 from tpnet.http.h1.head import RequestHead, read_request
 
 SETTINGS = settings(max_examples=500, deadline=None)
@@ -121,12 +121,12 @@ def test_an_answer_read_from_memory_is_the_answer_read_anew(data, kind):
     data = data.replace(b"GET /next HTTP/1.1", b"HTTP/1.1 200 OK").replace(
         b"POST /x HTTP/1.1", b"HTTP/1.1 204 "
     )
-    known = [answers._head_of.__self__, answers._line_of.__self__]
+    known = [responses._head_of.__self__, responses._line_of.__self__]
     seen = []
     for clear in (known, known[:1], []):
         for one in clear:
             one.clear()
-        read = answers.read_answer(data, 0, kind)
+        read = responses.read_response(data, 0, kind)
         seen.append(read if isinstance(read, tuple) else type(read))
     assert seen[0] == seen[1] == seen[2]
 
@@ -180,12 +180,12 @@ def test_what_ends_a_connection(fields):
 @pytest.mark.parametrize("length", [b"00005", b"5 ", b"99999999999999", b"000000000000000000005"])
 def test_lengths_of_answers_are_numbers(length):
     data = b"HTTP/1.1 200 OK\r\nContent-Length: " + length + b"\r\n\r\nhello"
-    assert answers.read_answer(data, 0, heads.PLAIN)[2] == int(length)
+    assert responses.read_response(data, 0, heads.PLAIN)[2] == int(length)
 
 
 def test_two_lengths_of_an_answer_are_no_length():
     data = b"HTTP/1.1 200 OK\r\n" + b"Content-Length: 5\r\n" * 2 + b"\r\n"
-    assert isinstance(answers.read_answer(data, 0, heads.PLAIN), Bad)
+    assert isinstance(responses.read_response(data, 0, heads.PLAIN), Bad)
 
 
 def test_a_request_of_thousands_of_lines_is_read_as_any_other():
@@ -206,7 +206,7 @@ def test_what_is_known_is_bounded_and_read_once():
         read.append(piece)
         return len(piece)
 
-    known = Known(length)
+    known = Memo(length)
     assert known[b"one"] == known[b"one"] == 3
     assert read == [b"one"]
     assert known[b"x" * 5000] == known[b"x" * 5000] == 5000

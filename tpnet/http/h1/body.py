@@ -1,7 +1,7 @@
 """Chunked bodies (RFC 9112, 7.1): where they end, and whether every byte of their framing is right.
 
-Called by ``tpnet.http.conversation`` for requests and answers alike. Bodies with a Content-Length, or that
-end with the connection, need no reader: the conversation counts them. Must never copy, join or change the
+Called by ``framing`` for requests and responses alike. Bodies with a Content-Length, or that
+end with the connection, need no reader: ``framing`` counts them. Must never copy, join or change the
 bytes of a body.
 """
 
@@ -32,8 +32,8 @@ class ChunkedReader:
     """Follows one chunked body.
 
     Whole units only are good to pass on: a size line, the CRLF after a chunk, a trailer line; a chunk's data
-    as it comes. So the bytes that have gone on when a body turns out broken do not hang on how it was cut on
-    the way.
+    as it comes. So the bytes that have gone on when a body turns out broken do not depend on how it was cut
+    on the way.
     """
 
     __slots__ = ("_left", "_state", "_trailers")

@@ -1,6 +1,6 @@
 """The grammar of HTTP/1 heads: byte patterns, the search for a head's end, and what its framing fields say.
 
-Called by ``head`` (requests) and ``answer`` (responses). Everything here is about bytes as they stand on the
+Called by ``head`` (requests) and ``response`` (responses). Everything here is about bytes as they stand on the
 wire; it must never change, fold or re-write one. Sections are those of RFC 9112 unless RFC 9110 is named.
 """
 
@@ -20,7 +20,7 @@ MAX_HEAD: Final = 64_000
 CHUNKED: Final = -1
 """The body's end is told by its chunks (section 7.1)."""
 UNTIL_EOF: Final = -2
-"""The body ends with the connection (section 6.3, rule 8); answers only."""
+"""The body ends with the connection (section 6.3, rule 8); responses only."""
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 VALUE: Final = rb"[\t -~\x80-\xff]"
@@ -56,7 +56,7 @@ class Bad(NamedTuple):
 TOO_LONG: Final = Bad(Outcome.PIN, f"its head is longer than {MAX_HEAD} bytes")
 
 
-class Known(dict[bytes, Any]):
+class Memo(dict[bytes, Any]):
     """What pieces of heads say, each read once: ``known[piece]`` is ``read(piece)``.
 
     A peer says nearly the same each time, and most lines of a head that was never seen have been seen before. Bounded
@@ -77,7 +77,7 @@ class Known(dict[bytes, Any]):
         return said
 
 
-class HeadScan:
+class PartialHead:
     """A head that has not arrived in full. Feed it; a search goes on where the last one stopped.
 
     ``line`` matches a whole first line, ``prefix`` any beginning of one; ``blanks`` says whether empty lines
@@ -126,6 +126,11 @@ class HeadScan:
             self._from = max(self._from, len(buffer) - 2)
             return TOO_LONG if len(buffer) > MAX_HEAD else None
         return TOO_LONG if end.end() > MAX_HEAD else end.end()
+
+    @property
+    def blank(self) -> bool:
+        """Whether no byte of a message has come, only line ends before it."""
+        return not self.buffer.strip(b"\r\n")
 
 
 def options(value: bytes) -> list[bytes]:

@@ -1,7 +1,7 @@
 """Request heads: read them strictly, keep their bytes, and look fields up only when somebody asks.
 
-Called by ``tpnet.http.conversation`` (and by tests). A head whose lines are all right is accepted line by line,
-each from memory if it was seen before (``grammar.Known``); whatever is not accepted is told apart slowly, by
+Called by ``framing`` and ``conversation`` (and by tests). A head whose lines are all right is accepted line by line,
+each from memory if it was seen before (``grammar.Memo``); whatever is not accepted is classified on the slow path, by
 ``_classify``. Must never alter a byte, and never takes part in routing: a head only says how it may be routed
 (``reason`` empty: by rules; otherwise: to the app).
 """
@@ -22,8 +22,8 @@ from tpnet.http.h1.grammar import (
     TOO_LONG,
     VALUE,
     Bad,
-    HeadScan,
-    Known,
+    Memo,
+    PartialHead,
     body_length,
     persists,
 )
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
 
 PLAIN, HEAD, CONNECT, UPGRADE = range(4)
-"""Kinds of requests as to their answers. Nothing may follow the last two before they are answered."""
+"""Kinds of requests as to their responses. Nothing may follow the last two before they are answered."""
 
 _NOT_HTTP: Final = Bad(Outcome.PIN, "its first line is not one of HTTP/1")
 
@@ -50,7 +50,7 @@ _prefix: Final = re.compile(
 _absolute: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*+://([^/?#]*)([^?]*)").match
 _authority: Final = re.compile(rb"[^/?#@]+").fullmatch
 
-# The fields that framing, persistence or a verdict hang on, in a head turned to lower case.
+# The fields that framing, persistence or a verdict depend on, in a head turned to lower case.
 _noted: Final = re.compile(
     rb"\n(connection|content-length|transfer-encoding|upgrade|expect|host"
     rb"|user-agent(?=:[ \t]*kube-(?:probe|lifecycle)/))"
@@ -102,7 +102,7 @@ def _read_line(line: bytes) -> tuple[int, bytes]:
     return _NOTED if name in _NOTED_NAMES else _PLAIN_LINE, name
 
 
-_line_of: Final = Known(_read_line).__getitem__
+_line_of: Final = Memo(_read_line).__getitem__
 _kind: Final = itemgetter(0)
 _name: Final = itemgetter(1)
 
@@ -113,7 +113,7 @@ def _read_fields(fields: bytes) -> tuple[int, frozenset[bytes]]:
     return sum(map(_kind, lines)), frozenset(map(_name, lines))
 
 
-_fields_of: Final = Known(_read_fields).__getitem__
+_fields_of: Final = Memo(_read_fields).__getitem__
 _NO_FIELDS: Final = 0, frozenset[bytes]()
 
 
@@ -192,15 +192,15 @@ class RequestHead:
         return names | {b"host"} if self.target[0] != 0x2F and _absolute(self.target) else names
 
 
-def request_scan() -> HeadScan:
+def partial_request() -> PartialHead:
     """A buffer for a request's head that has not arrived in full."""
-    return HeadScan(_line, _prefix, _NOT_HTTP, blanks=True)
+    return PartialHead(_line, _prefix, _NOT_HTTP, blanks=True)
 
 
-def read_request(data: bytes, at: int = 0) -> RequestHead | Bad | HeadScan:
+def read_request(data: bytes, at: int = 0) -> RequestHead | Bad | PartialHead:
     """The request head that begins at offset ``at`` of ``data``.
 
-    A ``HeadScan`` that holds all bytes from ``at`` on when the head is not there in full.
+    A ``PartialHead`` that holds all bytes from ``at`` on when the head is not there in full.
     """
     start = _start(data, at)
     if start is not None:
@@ -225,7 +225,7 @@ def read_request(data: bytes, at: int = 0) -> RequestHead | Bad | HeadScan:
                 elif method == b"CONNECT":
                     head.kind = CONNECT
                 return head
-    scan = request_scan()
+    scan = partial_request()
     end_or_bad = scan.feed(data[at:])
     if end_or_bad is None:
         return scan

@@ -1,282 +1,236 @@
 """The client's half of a conversation: what becomes of the bytes that the client sends.
 
-Called by ``tpnet.http.conversation`` only.
+Called by ``conversation`` and ``responses``. It must never send on a byte of a message before that message's verdict
+has fallen.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tpnet.http.conversation import SEND, SHUT
-from tpnet.http.h1.body import BROKEN, DONE, ChunkedReader
-from tpnet.http.h1.exchange import BEGUN, KEEP, Exchange
-from tpnet.http.h1.exchange import DONE as ANSWERED
-from tpnet.http.h1.grammar import CHUNKED, Bad
-from tpnet.http.h1.head import CONNECT, RequestHead, read_request
-from tpnet.http.h1.state import (
-    AT_HEAD,
-    CONFIRMATION,
-    DROPPED,
+from tpnet.http.h1.body import BROKEN, MORE
+from tpnet.http.h1.exchange import ANSWERED, BEGUN, CONFIRMATION, PIPELINE, TURN
+from tpnet.http.h1.grammar import Bad, PartialHead
+from tpnet.http.h1.phases import (
+    BETWEEN,
+    BODY_ENDS,
+    GO_ON,
+    GO_ON_WITH_BODY,
+    HEAD_WITH_BODY,
+    HOLD,
     IN_BODY,
     IN_HEAD,
-    PIPED,
-    PIPELINE,
-    ROOM,
-    TURN,
+    LAST_ENDS,
+    PART_OF_HEAD,
     WAITING,
-    State,
 )
 from tpnet.http.verdict import APP, Outcome, Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tpnet.http.conversation import Command
-    from tpnet.http.h1.grammar import HeadScan
-    from tpnet.http.verdict import Side
+    from tpnet.http.h1.exchange import Exchange
+    from tpnet.http.h1.head import RequestHead
+    from tpnet.http.h1.state import State
+
+_FAIL: Final = Outcome.FAIL  # to look it up in its class takes ten times as long (Python 3.11)
 
 
-class Requests(State):
-    """Reads requests, has them routed, sends them on."""
+class Requests:
+    """Reads requests, has them decided, sends them on."""
 
-    __slots__ = ()
+    __slots__ = ("_decide", "_state")
 
-    def _consume(
-        self, data: bytes, out: list[Command], head: RequestHead | Bad | HeadScan | None = None
+    def __init__(self, state: State, decide: Callable[[RequestHead], Verdict]) -> None:
+        self._state = state
+        self._decide = decide
+
+    def read(
+        self, data: bytes, out: list[Command], head: RequestHead | Bad | PartialHead | None = None
     ) -> None:
         """Take the client's next bytes, which begin a message or go on with a body.
 
         ``head``: what they begin with, if that was read already.
         """
-        if self._tail:
-            data = self._tail + data
-            self._tail = b""
-        at = 0
-        size = len(data)
-        queue = self._queue
+        state = self._state
+        framing = state.requests
+        if framing.unit:
+            data = framing.take(data)
+        at, size = 0, len(data)
         while at < size:
-            if self._body:
+            if framing.body:
                 at = self._carry(data, at, at, out)
             else:
-                if queue and (what := self._must_wait()) is not None:
-                    self._wait(data[at:], what)
-                    return
-                decided = self._next
-                if decided is None:
-                    if head is None or at:
-                        head = read_request(data, at)
-                    if not isinstance(head, RequestHead):
-                        if isinstance(head, Bad):
-                            self._bad(head, data[at:], out)
-                        else:
-                            self._scan = head
-                            self._client = IN_HEAD
-                        return
-                    self._begun = True
-                    reason = head.reason
-                    verdict = Verdict(Outcome.APP, APP, reason) if reason else self._decide(head)
-                    self._on_verdict(verdict)
-                else:
-                    head, verdict = decided
-                if verdict.outcome is Outcome.FAIL:
-                    self._give_up(head, f"the handler did not answer: {verdict.reason}", out)
-                    return
-                side = verdict.side
-                if queue and side != self._side:
-                    self._next = head, verdict
-                    self._wait(data[at:], TURN)
-                    return
-                self._next = None
-                self._side = side
-                exchange = Exchange(head, verdict)
-                queue.append(exchange)
-                end = at + len(head.raw)
-                body = head.body
-                if side is not APP:
-                    self._keep(exchange)
-                if body:
-                    self._request = exchange
-                    self._body = body
-                    if body == CHUNKED:
-                        self._chunks = ChunkedReader()
-                    at = self._carry(data, at, end, out)
-                else:
-                    self._send(exchange, data[at:end], out)
-                    at = end
-                    if head.close:
-                        self._client = DROPPED
-            if at < 0 or self._client >= WAITING:
+                at = self._begin(data, at, out, head)
+                head = None
+            if at < 0 or state.phase is not BETWEEN:
                 return
-        self._client = AT_HEAD
 
-    def _must_wait(self) -> int | None:
-        """What the next request must wait for, whatever it is, if anything."""
-        queue = self._queue
-        if queue[-1].head.kind >= CONNECT:
-            return TURN
-        if len(queue) >= PIPELINE:
-            return ROOM
-        return CONFIRMATION if self._kept >= KEEP and self._side not in self._confirmed else None
-
-    def _keep(self, exchange: Exchange) -> None:
-        """Begin to keep a request that goes to a session, and to hold it back, if either is due."""
-        head = exchange.head
-        if self._kept + len(head.raw) + max(head.body, 0) <= KEEP or self._side not in self._confirmed:
-            exchange.kept = b""
-            self.holding = head.body == CHUNKED and not head.expects
+    def _begin(
+        self, data: bytes, at: int, out: list[Command], read: RequestHead | Bad | PartialHead | None
+    ) -> int:
+        """Take the message at an offset. Returns where the next begins, or -1 if nothing more is looked at."""
+        state = self._state
+        exchanges = state.exchanges
+        if exchanges.queue and (what := exchanges.wait()) is not None:
+            self._wait(data[at:], what)
+            return -1
+        if state.decided is None:
+            head = state.requests.head(data, at, read)
+            if head is None:
+                state.step(PART_OF_HEAD)
+                return -1
+            if isinstance(head, Bad):
+                self._bad(head, data[at:], out)
+                return -1
+            state.begun = True
+            verdict = Verdict(Outcome.APP, APP, head.reason) if head.reason else self._decide(head)
+            state.observer.on_verdict(verdict)
+        else:
+            head, verdict = state.decided
+        if verdict.outcome is _FAIL:
+            state.give_up(head, f"the handler did not answer: {verdict.reason}")
+            self.settle(out)
+            return -1
+        if exchanges.queue and verdict.side != exchanges.side:
+            state.decided = head, verdict
+            self._wait(data[at:], TURN)
+            return -1
+        state.decided = None
+        exchange = exchanges.add(head, verdict)
+        end = at + len(head.raw)
+        body = head.body
+        if 0 <= body <= len(data) - end:  # all of it is there
+            end += body
+            exchanges.send(exchange, data[at:end], out)
+            if head.close:
+                state.step(LAST_ENDS)
+            return end
+        exchanges.uploading = exchange
+        state.requests.begin_body(body)
+        state.step(HEAD_WITH_BODY)
+        return self._carry(data, at, end, out)
 
     def _carry(self, data: bytes, at: int, body_at: int, out: list[Command]) -> int:
         """Send on ``data`` from ``at``; the body under way begins at ``body_at``, before it is its head.
 
         Returns where the next message begins, or -1 if there is none: the body goes on, waits or is broken.
         """
-        request = self._request
+        exchanges = self._state.exchanges
+        request = exchanges.uploading
         assert request is not None
-        if (
-            at == body_at
-            and self._kept >= KEEP
-            and request.kept is not None
-            and self._side not in self._confirmed
-        ):
+        if at == body_at and exchanges.body_waits():
             self._wait(data[at:], CONFIRMATION)
             return -1
-        left = self._body
-        if left > 0:
-            stop = min(len(data), body_at + left)
-            self._body = left - (stop - body_at)
-            self._send(request, data[at:stop], out)
-            ended = not self._body
-        else:
-            assert self._chunks is not None
-            stop, status = self._chunks.feed(data, body_at)
-            if status == BROKEN:
-                if not self.holding and stop > at:
-                    self._send(request, data[at:stop], out)
-                self._break_off(request, "its chunked body is malformed", out)
-                return -1
-            if stop > at:
-                self._send(request, data[at:stop], out)
-            self._tail = data[stop:]
-            ended = status == DONE
-        if not ended:
-            self._client = IN_BODY
+        stop, status = self._state.requests.follow(data, body_at)
+        if stop > at and not (status == BROKEN and exchanges.holding):
+            exchanges.send(request, data[at:stop], out)
+        if status == BROKEN:
+            self._break_off(request, "its chunked body is malformed", out)
             return -1
-        self._tail = b""
-        self._body_ended(out)
+        if status == MORE:
+            return -1
+        self.body_ended(out)
         return stop
 
-    def _body_ended(self, out: list[Command]) -> None:
-        request = self._request
+    def body_ended(self, out: list[Command]) -> None:
+        """The body under way is complete, and sent on but for what is held back."""
+        state = self._state
+        exchanges = state.exchanges
+        request = exchanges.uploading
         assert request is not None
-        self._body = 0
-        self._request = self._chunks = None
-        self._client = DROPPED if request.head.close else AT_HEAD
-        if self.holding:
-            self._release(request, out)
-        if request.answered == ANSWERED:
-            self._settle(out)
+        if exchanges.holding:
+            exchanges.release(out)
+        exchanges.stop_upload()
+        state.step(LAST_ENDS if request.head.close else BODY_ENDS)
+        if request.progress == ANSWERED:
+            self.settle(out)
 
-    def _send(self, exchange: Exchange, piece: bytes, out: list[Command]) -> None:
-        kept = exchange.kept
-        if kept is not None:
-            self._kept += len(piece)
-            if not kept:
-                exchange.kept = piece
-            elif isinstance(kept, bytearray):
-                kept += piece
-            else:
-                exchange.kept = bytearray(kept)
-                exchange.kept += piece
-            if self.holding and exchange is self._request:
-                if self._kept >= KEEP:
-                    self._release(exchange, out)
-                return
-            if self._kept > KEEP and self._side in self._confirmed:
-                self._unkeep(exchange)
-        out.append((SEND, self._side, piece))
-
-    def _unkeep(self, exchange: Exchange) -> None:
-        if exchange.kept is not None:
-            self._kept -= len(exchange.kept)
-            exchange.kept = None
-
-    def _release(self, exchange: Exchange, out: list[Command]) -> None:
-        self.holding = False
-        assert exchange.kept is not None
-        out.append((SEND, self._side, bytes(exchange.kept)))
-        if self._kept > KEEP and self._side in self._confirmed:
-            self._unkeep(exchange)
+    def settle(self, out: list[Command]) -> None:
+        """If nothing is outstanding: end if that is due, else go on with what waits."""
+        state = self._state
+        if state.ending is not None and not state.exchanges.outstanding:
+            state.end(out)
+        else:
+            self.resume(out)
 
     def _wait(self, data: bytes, what: int) -> None:
-        self._held = data
-        self._waits_for = what
-        self._client = WAITING
-        self.reading_client = False
+        state = self._state
+        state.held = data
+        state.waits_for = what
+        state.reading_client = False
+        state.step(HOLD)
 
-    def _resume(self, out: list[Command]) -> None:
-        if self._client != WAITING:
+    def resume(self, out: list[Command]) -> None:
+        """Take up the bytes that waited, if what they waited for has come."""
+        state = self._state
+        if state.phase is not WAITING:
             return
-        # A confirmation has come whenever this is called, or an answer, or the app is the side now.
-        if self._waits_for != CONFIRMATION:
-            room = 0 if self._waits_for == TURN else PIPELINE // 2
-            if len(self._queue) > room:
+        # A confirmation has come whenever this is called, or a response, or the app is the side now.
+        if state.waits_for != CONFIRMATION:
+            room = 0 if state.waits_for == TURN else PIPELINE // 2
+            if len(state.exchanges.queue) > room:
                 return
-        data, self._held = self._held, b""
-        self._client = IN_BODY if self._body else AT_HEAD
-        self.reading_client = True
-        self._consume(data, out)
-        if self._client_eof and self._client < PIPED and self._client != WAITING:
-            self._client_ended(out)
-
-    def _confirm(self, side: Side, out: list[Command]) -> None:
-        """The session's end is there: it need not be kept for the case that it is not."""
-        self._confirmed.add(side)
-        if side == self._side:
-            request = self._request
-            if request is not None and not self.holding and self._kept + max(self._body, 0) > KEEP:
-                self._unkeep(request)
-            self._resume(out)
+        data, state.held = state.held, b""
+        state.step(GO_ON_WITH_BODY if state.requests.body else GO_ON)
+        state.reading_client = True
+        self.read(data, out)
+        if state.client_eof:
+            self.client_ended(out)
 
     def _bad(self, bad: Bad, rest: bytes, out: list[Command]) -> None:
-        if bad.outcome is Outcome.PIN and not self._begun:
-            self._pin_app(bad.reason, out, rest)
+        state = self._state
+        if bad.outcome is Outcome.PIN and not state.begun:
+            state.pin_app(bad.reason, out, rest)
         else:
-            self._refuse(Verdict(Outcome.REFUSE, reason=bad.reason), out)
+            state.refuse(Verdict(Outcome.REFUSE, reason=bad.reason))
+            self.settle(out)
 
     def _break_off(self, request: Exchange, reason: str, out: list[Command]) -> None:
         """The body under way is broken: break off upstream; answer 400 in its turn if nothing has begun."""
-        sent = not self.holding
+        state = self._state
+        exchanges = state.exchanges
         verdict = request.verdict._replace(outcome=Outcome.BREAK, reason=reason)
-        if request.answered >= BEGUN:
-            self._on_verdict(verdict)
-            self._close(out) if request.answered == ANSWERED else self._reset(out)
+        if request.progress >= BEGUN:
+            state.observer.on_verdict(verdict)
+            state.close(out) if request.progress == ANSWERED else state.reset(out)
             return
         # It is the last in the queue: nothing is taken after an unfinished body.
-        self._queue.pop()
-        self._unkeep(request)
-        self._broken_off = sent
-        self._refuse(verdict, out)
+        exchanges.queue.pop()
+        exchanges.unkeep(request)
+        state.refuse(verdict, reset_side=not exchanges.holding)
+        self.settle(out)
 
-    def _client_ended(self, out: list[Command]) -> None:
-        """The client has ended, and none of its bytes wait."""
-        if not self._begun:
-            self._pin_app("the client ended before its first request was complete", out)
+    def client_ended(self, out: list[Command]) -> None:
+        """The client has ended. Nothing is done while bytes of it wait."""
+        state = self._state
+        exchanges = state.exchanges
+        phase = state.phase
+        if phase is WAITING or phase.ended:
             return
-        if self._client == IN_BODY:
-            request = self._request
+        if not state.begun:
+            state.pin_app("the client ended before its first request was complete", out)
+            return
+        if phase is IN_BODY:
+            request = exchanges.uploading
             assert request is not None
-            if self.holding:
+            if exchanges.holding:
                 self._break_off(request, "it ends within its body", out)
                 return
-            if self._side is APP and self._tail:
-                out.append((SEND, APP, self._tail))
-            self._drop()
-        elif self._client == IN_HEAD:
-            assert self._scan is not None
-            if self._scan.buffer.strip(b"\r\n"):
-                self._refuse(Verdict(Outcome.REFUSE, reason="it ends within its head"), out)
+            if exchanges.side is APP and state.requests.unit:
+                out.append((SEND, APP, state.requests.unit))
+            state.stop()
+        elif phase is IN_HEAD:
+            assert state.requests.partial is not None
+            if not state.requests.partial.blank:
+                state.refuse(Verdict(Outcome.REFUSE, reason="it ends within its head"))
+                self.settle(out)
                 return
-            self._drop()
-        if self._queue:
-            out.append((SHUT, self._side))
-            self._leaving = True
+            state.stop()
+        if exchanges.queue:
+            out.append((SHUT, exchanges.side))
+            state.leave()
         else:
-            self._close(out)
+            state.close(out)

@@ -1,13 +1,12 @@
-"""What a conversation knows, how it is pinned, and how it ends: the part that both of its halves stand on.
+"""What is known of one conversation, how it is pinned, and how it ends.
 
-Called by ``tpnet.http.h1.requests``, ``answers`` and ``conversation`` only, which extend this class in that
-order.
+``requests`` and ``responses`` work on one ``State`` together; ``conversation`` makes it. It must never decide
+anything: what is done here is what both halves do.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, NamedTuple
 
 from tpnet.http.conversation import (
     CLOSE_CLIENT,
@@ -19,195 +18,153 @@ from tpnet.http.conversation import (
     SHUT,
     SHUT_CLIENT,
 )
-from tpnet.http.h1.exchange import refusal
+from tpnet.http.h1.exchange import TURN, Exchanges
+from tpnet.http.h1.framing import RequestFraming, ResponseFraming
+from tpnet.http.h1.own import own_response
+from tpnet.http.h1.phases import BETWEEN, ENDS, PINS, STOP, TRANSITIONS
 from tpnet.http.verdict import APP, Outcome, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tpnet.http.conversation import Command, Observer
-    from tpnet.http.h1.body import ChunkedReader
     from tpnet.http.h1.exchange import Exchange
-    from tpnet.http.h1.grammar import HeadScan
     from tpnet.http.h1.head import RequestHead
+    from tpnet.http.h1.phases import Phase, Step
     from tpnet.http.verdict import Side
 
-# What the client's next bytes are. From WAITING on, none of them is looked at for now; from PIPED on, never
-# again.
-AT_HEAD, IN_HEAD, IN_BODY, WAITING, DROPPED, PIPED, OVER = range(7)
 
-# What waiting bytes wait for: that nothing is outstanding; that less is; that a session's end is known to be
-# there.
-TURN, ROOM, CONFIRMATION = range(3)
+class Ending(NamedTuple):
+    """How the connection ends once nothing is outstanding.
 
-PIPELINE: Final = 256
-"""Requests that may await their answers at once; more wait, so that tiny requests cannot fill the memory."""
+    ``response``: our own, to be sent first. ``reset_side``: the side has had the beginning of a request that will
+    not be finished.
+    """
+
+    response: bytes = b""
+    reset_side: bool = False
+
+
+_CLOSE = Ending()
 
 
 class State:
     """All that is known of one client connection."""
 
     __slots__ = (
-        "_answer",
-        "_answer_chunks",
-        "_answer_close",
-        "_answer_scan",
-        "_answer_tail",
-        "_begun",
-        "_body",
-        "_broken_off",
-        "_chunks",
-        "_client",
-        "_client_eof",
-        "_confirmed",
-        "_decide",
-        "_held",
-        "_kept",
-        "_leaving",
-        "_next",
-        "_observer",
-        "_on_verdict",
-        "_queue",
-        "_refusal",
-        "_request",
-        "_scan",
-        "_side",
-        "_tail",
-        "_waits_for",
-        "holding",
-        "pinned",
+        "begun",
+        "client_eof",
+        "decided",
+        "ending",
+        "exchanges",
+        "held",
+        "observer",
+        "phase",
         "pinned_side",
         "reading_client",
+        "requests",
+        "responses",
+        "waits_for",
     )
 
-    def __init__(
-        self,
-        decide: Callable[[RequestHead], Verdict],
-        observer: Observer,
-    ) -> None:
-        """``decide`` is called once per request that rules may decide."""
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.phase: Phase = BETWEEN
+        self.begun = False  # a first message has been seen: from now on a bad one is refused, not pinned
+        self.client_eof = False
         self.reading_client = True
-        self.pinned = False
+        self.held = b""  # bytes of the client that wait
+        self.waits_for = TURN
+        self.decided: tuple[RequestHead, Verdict] | None = None  # the first request that waits
+        self.exchanges = Exchanges()
+        self.requests = RequestFraming()
+        self.responses = ResponseFraming()
+        self.ending: Ending | None = None
         self.pinned_side: Side = APP
-        self.holding = False
-        self._decide = decide
-        self._observer = observer
-        self._on_verdict = observer.on_verdict
-        # The client's half.
-        self._client = AT_HEAD
-        self._begun = False  # a first message has been seen: from now on a bad one is refused, not pinned
-        self._scan: HeadScan | None = None  # the beginning of a head
-        self._request: Exchange | None = None  # the request whose body is under way
-        self._body = 0  # what is left of that body: bytes, or CHUNKED
-        self._chunks: ChunkedReader | None = None
-        self._tail = b""  # the beginning of a unit of its chunks
-        self._held = b""  # bytes that wait
-        self._waits_for = TURN
-        self._next: tuple[RequestHead, Verdict] | None = None  # the first request that waits, decided
-        self._client_eof = False
-        # The answers' half. All requests in the queue went to one side.
-        self._queue: deque[Exchange] = deque()
-        self._side: Side = APP
-        self._answer: int | None = None  # what is left of the first one's answer; None: its head is awaited
-        self._answer_close = False
-        self._answer_chunks: ChunkedReader | None = None
-        self._answer_scan: HeadScan | None = None
-        self._answer_tail = b""
-        self._confirmed: set[Side] = set()
-        self._kept = 0  # bytes kept over all requests in the queue
-        # How it ends, when nothing is outstanding.
-        self._leaving = False
-        self._refusal = b""
-        self._broken_off = False  # the side has had the beginning of a request that will not be finished
 
-    def _resume(self, out: list[Command]) -> None:
-        """Take up the bytes that waited, if what they waited for has come. The client's half does it."""
+    def step(self, step: Step) -> None:
+        """Go to the next phase. ``KeyError`` if the table has none."""
+        self.phase = TRANSITIONS[self.phase][step]
 
-    def _outstanding(self) -> bool:
-        return bool(self._queue) or self._body != 0
+    def leave(self) -> None:
+        """Close once nothing is outstanding."""
+        self.ending = self.ending or _CLOSE
 
-    def _settle(self, out: list[Command]) -> None:
-        """If nothing is outstanding: end if that is due, else go on with what waits."""
-        if self._queue or self._body:
-            self._resume(out)
-        elif self._refusal:
-            if self._broken_off:
-                out.append((RESET, self._side))
-            out.append((SEND_CLIENT, self._refusal))
-            self._close(out)
-        elif self._leaving:
-            self._close(out)
-        else:
-            self._resume(out)
-
-    def _drop(self) -> None:
-        """Take nothing more from the client."""
-        self._client = DROPPED
+    def forget_client(self) -> bytes:
+        """Forget what the client is in the middle of; give back the bytes of it that were not passed on."""
+        unread = self.requests.forget() + self.held
+        self.held = b""
+        self.decided = None
         self.reading_client = True
-        self.holding = False
-        self._body = 0
-        self._request = self._chunks = self._scan = self._next = None
-        self._tail = self._held = b""
+        self.exchanges.stop_upload()
+        return unread
 
-    def _refuse(self, verdict: Verdict, out: list[Command]) -> None:
+    def stop(self) -> None:
+        """Take nothing more from the client."""
+        self.forget_client()
+        self.step(STOP)
+
+    def refuse(self, verdict: Verdict, *, reset_side: bool = False) -> None:
         """Answer 400 once all requests before are answered; take no more."""
-        self._on_verdict(verdict)
-        self._begun = True
-        self._drop()
-        self._refusal = refusal(400, f"this request was refused: {verdict.reason}")
-        self._settle(out)
+        self.observer.on_verdict(verdict)
+        self.begun = True
+        self.stop()
+        self.ending = Ending(own_response(400, f"this request was refused: {verdict.reason}"), reset_side)
 
-    def _give_up(self, head: RequestHead, sentence: str, out: list[Command]) -> None:
-        """Answer with 502, once all requests before are answered, for a session that failed; take no more."""
-        self._drop()
-        self._broken_off = False
-        self._refusal = refusal(502, sentence, head)
-        self._settle(out)
+    def give_up(self, head: RequestHead, sentence: str) -> None:
+        """Answer 502, once all requests before are answered, for a session that failed; take no more."""
+        self.stop()
+        self.ending = Ending(own_response(502, sentence, head))
 
-    def _pin_app(self, reason: str, out: list[Command], rest: bytes = b"", answer: bytes = b"") -> None:
+    def end(self, out: list[Command]) -> None:
+        """Nothing is outstanding: end as planned."""
+        assert self.ending is not None
+        response, reset_side = self.ending
+        if reset_side:
+            out.append((RESET, self.exchanges.side))
+        if response:
+            out.append((SEND_CLIENT, response))
+        self.close(out)
+
+    def close(self, out: list[Command]) -> None:
+        """The end, in an orderly way."""
+        self.forget_client()
+        self.step(ENDS)
+        out.append((CLOSE_CLIENT,))
+
+    def reset(self, out: list[Command]) -> None:
+        """The end, by a reset."""
+        self.forget_client()
+        self.step(ENDS)
+        out.append((RESET_CLIENT,))
+
+    def pin_app(self, reason: str, out: list[Command], rest: bytes = b"", told: bytes = b"") -> None:
         """What is said here is between the client and the app alone."""
-        self._on_verdict(Verdict(Outcome.PIN, reason=reason))
-        self._pin(APP, out, rest, answer)
+        self.observer.on_verdict(Verdict(Outcome.PIN, reason=reason))
+        self.pin(APP, out, rest, told)
 
-    def _pin(
-        self, side: Side, out: list[Command], rest: bytes = b"", answer: bytes = b"", *, shut: bool = False
+    def pin(
+        self, side: Side, out: list[Command], rest: bytes = b"", told: bytes = b"", *, shut: bool = False
     ) -> None:
-        """An opaque pipe from now on. What waits and ``rest`` go to the side, ``answer`` to the client.
+        """An opaque pipe from now on. What waits and ``rest`` go to the side, ``told`` to the client.
 
         ``shut``: half-close towards the client.
         """
-        pending = self._tail + self._held
-        if self._scan is not None:
-            pending += self._scan.buffer
-        pending = pending + rest if pending else rest
-        self._drop()
-        self._client = PIPED
-        self._queue.clear()
-        self._answer = self._answer_chunks = self._answer_scan = None
-        self._answer_tail = b""
-        self._kept = 0
-        self.pinned = True
+        unread = self.forget_client() + rest
+        self.responses.forget()
+        self.exchanges.queue.clear()
+        self.exchanges.kept = 0
+        self.step(PINS)
         self.pinned_side = side
-        if pending:
-            out.append((SEND, side, pending))
-        if self._client_eof:
+        if unread:
+            out.append((SEND, side, unread))
+        if self.client_eof:
             out.append((SHUT, side))
-        if answer:
-            out.append((SEND_CLIENT, answer))
+        if told:
+            out.append((SEND_CLIENT, told))
         if shut:
             out.append((SHUT_CLIENT,))
         out.append((PIN, side))
 
-    def _close(self, out: list[Command]) -> None:
-        self._drop()
-        self._client = OVER
-        out.append((CLOSE_CLIENT,))
-
-    def _reset(self, out: list[Command]) -> None:
-        self._drop()
-        self._client = OVER
-        out.append((RESET_CLIENT,))
-
-    def _failed(self, exchange: Exchange, reason: str) -> None:
+    def failed(self, exchange: Exchange, reason: str) -> None:
+        """Tell that a request gets no response of its session."""
         if exchange.verdict.side is not APP:
-            self._observer.on_failed(exchange.verdict, reason)
+            self.observer.on_failed(exchange.verdict, reason)

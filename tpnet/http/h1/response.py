@@ -1,6 +1,6 @@
-"""Answer heads: status, and where the answer ends.
+"""Response heads: status, and where the response ends.
 
-Called by ``tpnet.http.conversation`` for both sides. It is as strict with the app as with a session; what
+Called by ``framing`` and ``conversation`` for both sides. It is as strict with the app as with a session; what
 differs is the consequence, and that is the conversation's. Sections are those of RFC 9112 unless RFC 9110 is
 named.
 """
@@ -19,8 +19,8 @@ from tpnet.http.h1.grammar import (
     UNTIL_EOF,
     VALUE,
     Bad,
-    HeadScan,
-    Known,
+    Memo,
+    PartialHead,
     body_length,
     persists,
 )
@@ -62,7 +62,7 @@ def _read_line(line: bytes) -> int:
     return _NOTED if name in {b"content-length", b"transfer-encoding"} else _PLAIN_LINE
 
 
-_line_of: Final = Known(_read_line).__getitem__
+_line_of: Final = Memo(_read_line).__getitem__
 
 
 def _read_head(head: bytes) -> tuple[int, int, int, bool] | None:
@@ -80,27 +80,27 @@ def _read_head(head: bytes) -> tuple[int, int, int, bool] | None:
     return int(match[2]), 11 if match[1] == b"1" else 10, lengths - _LENGTH if simple else -1, close > 0
 
 
-_head_of: Final = Known(_read_head).__getitem__
+_head_of: Final = Memo(_read_head).__getitem__
 
-Answer = tuple[int, int, int, bool]
+ResponseHead = tuple[int, int, int, bool]
 """Offset of its end; status; body in bytes, ``CHUNKED`` or ``UNTIL_EOF``; whether nothing follows it."""
 
 
-def answer_scan() -> HeadScan:
-    """A buffer for an answer's head that has not arrived in full."""
-    return HeadScan(_line, _prefix, _NOT_HTTP, blanks=False)
+def partial_response() -> PartialHead:
+    """A buffer for a response's head that has not arrived in full."""
+    return PartialHead(_line, _prefix, _NOT_HTTP, blanks=False)
 
 
-def read_answer(data: bytes, at: int, kind: int) -> Answer | Bad | HeadScan:
-    """The answer head that begins at offset ``at`` of ``data``.
+def read_response(data: bytes, at: int, kind: int) -> ResponseHead | Bad | PartialHead:
+    """The response head that begins at offset ``at`` of ``data``.
 
     ``kind`` is the request's: ``head.PLAIN`` and so on.
-    A ``HeadScan`` that holds all bytes from ``at`` on when the head is not there in full.
+    A ``PartialHead`` that holds all bytes from ``at`` on when the head is not there in full.
     """
     end = data.find(HEAD_END, at)
     head = _head_of(data[at:end]) if end >= 0 else None
     if head is None:
-        scan = answer_scan()
+        scan = partial_response()
         end_or_bad = scan.feed(data[at:])
         if end_or_bad is None:
             return scan

@@ -1,0 +1,231 @@
+"""The sides' half of a conversation: what becomes of what the app and sessions send, and of their failures.
+
+Called by ``conversation``. The app is believed: what of it cannot be followed makes the connection an opaque pipe. A
+session is not: what of it is misframed must never reach the client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tpnet.http.conversation import RESET, SEND_CLIENT, SHUT, SHUT_CLIENT
+from tpnet.http.h1.exchange import ANSWERED, BEGUN, INTERIM, may_retry
+from tpnet.http.h1.framing import FINAL_HEAD, INTERIM_HEAD, MORE_TO_COME, SWITCH_HEAD, Part
+from tpnet.http.h1.grammar import UNTIL_EOF, Bad, PartialHead
+from tpnet.http.h1.head import CONNECT, UPGRADE
+from tpnet.http.h1.phases import IN_BODY, WAITING
+from tpnet.http.verdict import APP, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from tpnet.http.conversation import Command
+    from tpnet.http.h1.requests import Requests
+    from tpnet.http.h1.response import ResponseHead
+    from tpnet.http.h1.state import State
+    from tpnet.http.verdict import Side
+
+_EARLY = Bad(Outcome.PIN, "it came before the request")
+_UNASKED_SWITCH = Bad(Outcome.PIN, "it switches protocols unasked")
+
+
+class Responses:
+    """Follows responses to their ends, and brings them to the client."""
+
+    __slots__ = ("_requests", "_state")
+
+    def __init__(self, state: State, requests: Requests) -> None:
+        self._state = state
+        self._requests = requests
+
+    def read(
+        self,
+        side: Side,
+        data: bytes,
+        out: list[Command],
+        head: ResponseHead | Bad | PartialHead | None = None,
+    ) -> None:
+        """Take more bytes of the side that owes responses. ``head``: what they begin with, if that was read already."""
+        state = self._state
+        framing, exchanges = state.responses, state.exchanges
+        queue = exchanges.queue
+        data = framing.take(data)
+        at = sent = 0
+        size = len(data)
+        while at < size:
+            exchange = queue[0]
+            part: Part | Bad
+            if framing.left is None:
+                start = at
+                at, part = framing.head(data, at, exchange.head.kind, head)
+                head = None
+                if part is MORE_TO_COME:
+                    break
+                if exchanges.holding and exchange is exchanges.uploading and not isinstance(part, Bad):
+                    at, part = start, _EARLY
+                elif part is INTERIM_HEAD:
+                    exchange.progress = INTERIM
+                    continue
+                elif part is SWITCH_HEAD and exchange.head.kind != UPGRADE:
+                    at, part = start, _UNASKED_SWITCH
+                if isinstance(part, Bad):
+                    self._misframed(side, data[sent:at], data[at:], part.reason, out)
+                    return
+                if part is not FINAL_HEAD:
+                    state.pin(side, out, told=data[sent:])
+                    return
+                exchange.progress = BEGUN
+                framing.closes = framing.closes or exchange.head.kind == CONNECT
+            at, part = framing.body(data, at)
+            if isinstance(part, Bad):
+                self._misframed(side, data[sent:at], data[at:], part.reason, out)
+                return
+            if part is MORE_TO_COME:
+                break
+            if side is APP and (framing.closes or exchange.head.close):
+                at = size  # whatever else the app says before it closes
+            out.append((SEND_CLIENT, data[sent:at]))
+            sent = at
+            self.complete(side, data[at:], out)
+            if state.phase.ended or side != exchanges.side or not queue:
+                return
+        if sent < at:
+            out.append((SEND_CLIENT, data[sent:at]))
+
+    def complete(self, side: Side, rest: bytes, out: list[Command]) -> None:
+        """The first response is complete and sent. ``rest`` is what the side has sent beyond it."""
+        state = self._state
+        exchanges, framing = state.exchanges, state.responses
+        exchange = exchanges.queue.popleft()
+        exchange.progress = ANSWERED
+        exchanges.unkeep(exchange)
+        framing.next()
+        if framing.closes or exchange.head.close:
+            if exchange is exchanges.uploading:
+                state.leave()  # the side may still want the rest of the body
+            else:
+                state.close(out)
+        elif rest and not exchanges.queue and not (state.ending and state.ending.response):
+            self.unasked(side, rest, out)
+        else:
+            self._requests.settle(out)
+
+    def ended(self, side: Side, out: list[Command]) -> None:
+        """The side that owes responses has ended."""
+        state = self._state
+        exchanges, framing = state.exchanges, state.responses
+        exchange = exchanges.queue[0]
+        left = framing.left
+        if side is not APP:
+            if left is None:
+                out.append((RESET, side))
+                self.fail_over("it ended without an answer", out, delivered=True)
+                return
+        else:
+            if unsent := framing.forget():
+                out.append((SEND_CLIENT, unsent))
+            if exchange is exchanges.uploading and state.phase is IN_BODY:
+                # It may still read: the client's body goes on to it.
+                exchanges.queue.popleft()
+                exchange.progress = ANSWERED
+                state.leave()
+                out.append((SHUT_CLIENT,))
+                return
+        if left != UNTIL_EOF:
+            state.failed(exchange, "the answer broke off")
+        state.close(out)
+
+    def _misframed(self, side: Side, good: bytes, rest: bytes, reason: str, out: list[Command]) -> None:
+        """``rest``, which comes after ``good``, cannot be followed."""
+        state = self._state
+        if side is APP:
+            state.pin_app(f"an answer of the app cannot be followed: {reason}", out, told=good + rest)
+            return
+        if good:
+            out.append((SEND_CLIENT, good))
+        exchange = state.exchanges.queue[0]
+        if exchange.progress == BEGUN:
+            state.failed(exchange, reason)
+            state.reset(out)
+            return
+        state.exchanges.queue.clear()
+        out.append((RESET, side))
+        sentence = f"the handler's answer is malformed: {reason}"
+        state.failed(exchange, sentence)
+        state.give_up(exchange.head, sentence)
+        self._requests.settle(out)
+
+    def unasked(self, side: Side, data: bytes, out: list[Command]) -> None:
+        """Bytes from a side that owes none."""
+        state = self._state
+        exchanges = state.exchanges
+        if side is APP:
+            if exchanges.outstanding and exchanges.side is not APP:
+                # Most likely it gives up waiting for a request. The session's response comes first.
+                state.leave()
+                out.append((RESET, APP))
+            else:
+                reason = "the app spoke unasked" if state.begun else "the app spoke first"
+                state.pin_app(reason, out, told=data)
+            return
+        exchanges.confirmed.discard(side)
+        state.leave()
+        out.append((RESET, side))
+        if not exchanges.queue:
+            state.close(out)
+
+    def unasked_end(self, side: Side, out: list[Command]) -> None:
+        """The end of a side that owes nothing."""
+        state = self._state
+        exchanges = state.exchanges
+        if side is not APP:
+            exchanges.confirmed.discard(side)
+            out.append((RESET, side))
+            if exchanges.uploading and side == exchanges.side:  # it has answered, and does not take the rest
+                state.close(out)
+        elif exchanges.outstanding:
+            state.leave()
+            # Either it has answered and may still read the rest of a body, or a session's response comes first.
+            out.append((SHUT_CLIENT,) if exchanges.side is APP else (RESET, APP))
+        elif state.begun:
+            state.close(out)
+        else:
+            state.observer.on_verdict(Verdict(Outcome.PIN, reason="the app ended first"))
+            state.pin(APP, out, shut=True)
+
+    def failed(self, side: Side, reason: str, out: list[Command], *, delivered: bool) -> None:
+        """A side is not there, or no more."""
+        state = self._state
+        exchanges = state.exchanges
+        exchanges.confirmed.discard(side)
+        if not exchanges.outstanding or side != exchanges.side:
+            if side is APP:
+                if exchanges.outstanding:
+                    state.leave()
+                else:
+                    state.reset(out)
+        elif not exchanges.queue:
+            state.close(out)  # answered in full; what it did not want was the rest of a body
+        elif side is APP or exchanges.queue[0].progress == BEGUN:
+            state.failed(exchanges.queue[0], reason)
+            state.reset(out)
+        else:
+            self.fail_over(reason, out, delivered=delivered)
+
+    def fail_over(self, why: str, out: list[Command], *, delivered: bool) -> None:
+        """Give the session's unanswered requests to the app, up to the first that must not be."""
+        state = self._state
+        exchanges = state.exchanges
+        if state.responses.forget():
+            exchanges.queue[0].progress = INTERIM
+        if state.ending is not None:
+            state.ending = state.ending._replace(reset_side=False)
+        for exchange in exchanges.fail():
+            if not may_retry(exchange, delivered=delivered):
+                state.failed(exchange, why)
+                state.give_up(exchange.head, f"the handler did not answer: {why}")
+                self._requests.settle(out)
+                return
+            state.observer.on_fallback(exchange.verdict, why)
+            exchanges.retry(exchange, out)
+        if state.client_eof and state.phase is not WAITING:
+            out.append((SHUT, APP))
+        self._requests.resume(out)
