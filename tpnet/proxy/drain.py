@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 LAST = 1.0
 """Seconds after those of ``finish`` until what is left is reset: FIN may cross a request."""
-FORSAKEN = 5.0
+FORSAKEN = 3.0
 """Seconds after its target has gone until a connection is reset that no app has an end of any more."""
 
 
