@@ -39,8 +39,8 @@ LOCK_NAME = "tpnet-redirect"
 holder."""
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 40, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 10}
-"""The keepalive of accepted sockets, in seconds and probes: a client whose kernel answers none of ten probes within 50 s is
-gone. The app cannot find that out by a keepalive of its own, since that speaks to us."""
+"""The keepalive of accepted sockets, in seconds and probes: a client whose kernel answers none of ten probes is gone.
+The app cannot find that out by a keepalive of its own, since that speaks to us."""
 
 _IP_FREEBIND = 15
 _BACKLOG = 4096
@@ -61,10 +61,10 @@ class Redirect(Protocol):
     def add(self, port: int) -> socket.socket:
         """Make the listener for a port. Nothing is redirected yet.
 
-        The listener is the caller's to use and stays the redirect's to close. Accepted sockets keep the
-        address that the client called as their local address, send at once (TCP_NODELAY), are reset, not ended, if
-        their process dies (SO_LINGER 0), and find out whether their client is gone (``KEEPALIVE``). Raises ``Conflict`` when the port was added before,
-        ``TpnetError``.
+        The listener is the caller's to use and stays the redirect's to close. Accepted sockets keep the address that
+        the client called as their local address, send at once (TCP_NODELAY), are reset, not ended, if their process
+        dies (SO_LINGER 0), and find out whether their client is gone (``KEEPALIVE``). Raises ``Conflict`` when the
+        port was added before, ``TpnetError``.
         """
 
     def entrust(self, port: int) -> int:
