@@ -324,10 +324,9 @@ class WorkerLab:
             if isinstance(message, Ready):
                 self.send(TakeSigns(), [self.signs.fd])
                 self.ready.set()
-            elif isinstance(message, NeedSockets):
-                if self.prepare:
-                    with contextlib.suppress(OSError):
-                        self.give(message.purpose, message.count, message.target)
+            elif isinstance(message, NeedSockets) and self.prepare:
+                with contextlib.suppress(OSError):
+                    self.give(message.purpose, message.count, message.target)
             elif isinstance(message, AppRefused):
                 self.refused.append(message.target)
             elif isinstance(message, Full):

@@ -127,12 +127,16 @@ class Worker:
         elif isinstance(message, TakeSigns):
             self.context.signs = signs = Signs(fds[0])
             self.context.loop.give_signs(lambda: signs.beat(WORKER))
-            return
         elif isinstance(message, AddTarget):
             bypass = fds[1] if len(fds) > 1 else None
             self._targets[message.target] = Target(self.context, message, Socket(fileno=fds[0]), bypass)
-            return
-        elif isinstance(message, SetRules):
+        else:
+            self._obey_words(message)
+            for fd in fds:
+                os.close(fd)
+
+    def _obey_words(self, message: Message) -> None:
+        if isinstance(message, SetRules):
             target = self._targets.get(message.target)
             if target is not None:
                 target.router.set_rules([channel.intercept_of(one) for one in message.intercepts])
@@ -145,9 +149,6 @@ class Worker:
             self.context.sessions.pop(message.name, None)
         elif isinstance(message, RemoveTarget) and message.target in self._targets:
             self._targets[message.target].remove(message.grace)
-        if not isinstance(message, Sockets):
-            for fd in fds:
-                os.close(fd)
 
     def _sockets(self, message: Sockets, fds: list[int]) -> None:
         purpose = Purpose(message.purpose)
