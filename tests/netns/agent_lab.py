@@ -63,18 +63,17 @@ class Agent:
                 stderr=log if stderr is None else stderr,
             )
 
-    def start(self, patch=""):
-        self.process = self.launch(patch)
+    def start(self, patch="", **more):
+        self.process = self.launch(patch, **more)
         wait_until(self.answers, 20, lambda: f"the agent does not answer\n{self.words()}")
         return self
 
     def answers(self):
         assert self.process.poll() is None, self.words()
         try:
-            self.control.info()
+            return self.control.info().pid == self.process.pid  # not one before it, which is still ending
         except NotThere:
             return False
-        return True
 
     def stop(self, seconds=15):
         """SIGTERM; its exit code."""

@@ -19,7 +19,7 @@ from tunnel_lab import Lab
 from worker_lab import Server, answering, read_head
 
 from tpnet.datapath.netns import NetNs
-from tpnet.model import TpnetError
+from tpnet.model import HeaderRule, TpnetError
 from tpnet.session.client import SessionClient, ensure_session
 
 
@@ -43,6 +43,11 @@ class Laptops:
     def ns(self, label):
         return self._lab.ns(label)
 
+    @property
+    def node(self):
+        """The agent's namespace."""
+        return self._node
+
     def close(self):
         for user in self._users:
             user.close()
@@ -60,9 +65,9 @@ class User:
         self._run_dir = laptops.agent.run_dir
         self._servers = contextlib.ExitStack()
         self.start_handler()
-        self.join()
+        self.start_session()
 
-    def join(self):
+    def start_session(self):
         """A session, made if there is none."""
         with self.laptop.entered():
             self.client = ensure_session(self._run_dir, self.name, name=f"{self.name}@laptop")
@@ -146,6 +151,7 @@ class Stage(Scene):
     def __init__(self, agent):
         super().__init__(agent)
         try:
+            self.agent = agent
             self._plays = {}
             self.app(partial(self._play, "app"))
             self.bob.serve(partial(self._play, "bob"))
@@ -154,6 +160,10 @@ class Stage(Scene):
         except BaseException:
             self.close()
             raise
+
+    def headers(self, value):
+        """The rule of another intercept of the same port."""
+        return (HeaderRule("coder", value),)
 
     def plays(self, app=None, bob=None):
         """``serve(sock)`` for each connection from now on; who has none answers with its name."""

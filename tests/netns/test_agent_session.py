@@ -160,6 +160,19 @@ def test_agent_killed_and_started_again_gets_session_and_intercept_back(laptops,
     assert lab.control.status().sessions[0].up
 
 
+def test_agent_that_ends_says_goodbye_and_the_next_one_has_everything_within_a_second(laptops, lab):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    assert goes_to(lab, bob.matched(), bob.name)
+    assert lab.agent.stop() == 0
+    assert wait_until(lambda: not bob.client.info()["up"], 0.5)
+    assert goes_to(lab, bob.matched(), "the app")
+    lab.agent.start()
+    ready = time.monotonic()
+    goes_to(lab, bob.matched(), bob.name, seconds=5)
+    assert time.monotonic() - ready < 1.0
+
+
 def test_intercept_made_and_removed_under_load_with_a_session(lab, laptops):
     bob = laptops.user("bob")
     load = lab.load(new=2, kept=2)

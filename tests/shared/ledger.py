@@ -108,10 +108,11 @@ class Ledger:
         slow=0,
         slow_seconds=10.0,
         pipeline=1,
+        most=1_000_000,
         reads=shop,
     ):
         self.entries: list[Entry] = []
-        self.reads = reads
+        self.reads, self.most = reads, most
         self.addresses = itertools.cycle([addresses] if isinstance(addresses[0], str) else addresses)
         self.netns, self._host, self._header, self._posts = netns, host, header, posts
         self._kinds = ["", *developers]
@@ -275,7 +276,7 @@ class Client:
             word = f"closed: {error}" if error and used and "Connection" in error else error
             took = time.monotonic() - began
             entries.append(replace(entry, seconds=took, answered=answered, error=word, outcome=outcome))
-        if error or not self._kept or self._connection.last:
+        if error or not self._kept or self._connection.last or self._number >= self._ledger.most:
             self.close()
         return entries
 

@@ -136,7 +136,7 @@ class Answers:
         if not self._parts.sessions.up(intercept.session):
             return f"session {intercept.session} does not answer"
         if not self._parts.book.handler_up(intercept):
-            return f"nothing listens on {intercept.handler}"
+            return f"no handler answers at {intercept.handler}"
         return ""
 
     def status_of(self, intercept: Intercept) -> InterceptStatus:

@@ -2,6 +2,7 @@
 
 from tpnet.model.about import About
 from tpnet.model.errors import Conflict, InvalidInput, NotThere, Refused, TpnetError
+from tpnet.model.handler import LOCALHOST, Handler, parse_handler, split_handler
 from tpnet.model.kinds import (
     Condition,
     ConditionStatus,
@@ -28,6 +29,7 @@ from tpnet.model.status import (
 )
 
 __all__ = [
+    "LOCALHOST",
     "About",
     "AgentStatus",
     "Condition",
@@ -36,6 +38,7 @@ __all__ = [
     "EndpointReport",
     "ExplainStep",
     "Explanation",
+    "Handler",
     "HeaderRule",
     "Intercept",
     "InterceptReport",
@@ -59,4 +62,6 @@ __all__ = [
     "TargetRef",
     "TargetStatus",
     "TpnetError",
+    "parse_handler",
+    "split_handler",
 ]

@@ -93,8 +93,8 @@ class InterceptSpec:
     handler: Annotated[
         str,
         About(
-            "The host:port on the developer's computer that answers the requests. Left out: 127.0.0.1 and the number in "
-            "port. Agents never use it.",
+            "What answers the requests on the developer's computer: HOST:PORT, [IPV6]:PORT, or one of the two. Left out: "
+            "localhost, which is 127.0.0.1 or ::1, and the number in port. Agents never use it.",
             max_length=512,
         ),
     ] = ""

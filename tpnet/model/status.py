@@ -58,7 +58,8 @@ class InterceptStatus:
     """An intercept and how it fares. ``ready`` of ``total`` targets are redirected; ``problems`` has a sentence each.
 
     ``hits`` counts requests that the session took; ``reasons`` counts matched requests that it did not, by reason.
-    ``last_hit`` is in Unix seconds, 0 for never.
+    ``last_hit`` is in Unix seconds, 0 for never. ``handler_problem`` says why the handler is not there, to whom it is
+    known.
     """
 
     intercept: Intercept
@@ -70,6 +71,7 @@ class InterceptStatus:
     last_hit: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    handler_problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ class Target:
         self.router = Router(context, count)
         self.dialler = AppDialler(context, message, bypass, count)
         context.book.targets[message.target] = count
-        self._acceptor = Acceptor(context, listener, message.port, count, self._serve)
+        self._acceptor = Acceptor(context, listener, message.port, count, self._serve, self.dialler.decline)
         self.dialler.refill()
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:
@@ -78,7 +78,10 @@ class Target:
             os.close(bypass)  # its own one stands as long as it does
         self._removed = 0
         self._drain.keep()
-        self._acceptor = Acceptor(self.context, listener, message.port, self._count, self._serve)
+        self.dialler.expect_more(message.place)
+        self._acceptor = Acceptor(
+            self.context, listener, message.port, self._count, self._serve, self.dialler.decline
+        )
 
     def remove(self, times: int, *, gone: bool) -> None:
         """Accept no more. Connections live on; ``Drained`` is told when the last one has ended.
@@ -87,6 +90,7 @@ class Target:
         """
         if not self._removed:
             self._acceptor.close()
+            self.dialler.expect_no_more()
         self._removed = times
         if gone:
             self._drain.forsake(self.context.loop.now)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _MAX_CALL = 1 << 20
 _LOG_BYTES = 1 << 20
-_PREDECESSOR_SECONDS = 5.0
+_PREDECESSOR_SECONDS = 12.0
 _QUIT_SECONDS = 3.0
 """Seconds that who ends the session waits to hear what could not be removed."""
 _LAST_SECONDS = 12.0
@@ -157,13 +157,15 @@ class Daemon:
     async def _call_quit(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
         del args, reader
         behind: dict[str, str] = {}
+        cut = 0
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_QUIT_SECONDS):
                     behind = await self._wishes.withdraw()
+            cut = await self._wishes.finish()
         finally:
             asyncio.get_running_loop().call_later(0.01, self._quit.set)
-        return {"behind": behind}
+        return {"behind": behind, "cut": cut}
 
     def _info(self) -> dict[str, Any]:
         return {**self._wishes.info(), "pid": os.getpid(), "log": str(self._paths.log)}

@@ -76,6 +76,11 @@ class Link:
         return self._came_up.is_set()
 
     @property
+    def gone(self) -> bool:
+        """Whether the agent has said goodbye, and has not answered since."""
+        return self._pulse is not None and self._pulse.gone
+
+    @property
     def rtt_ms(self) -> float:
         """The tunnel's round trip in milliseconds, 0 while unknown."""
         return self._pulse.rtt_ms if self._pulse is not None else 0.0

@@ -6,7 +6,7 @@ than what asked for it.
 
 A heartbeat is 16 bytes, big-endian: ``tH``, the sender's last round trip in units of 0.1 ms (u16, 0:
 unknown), a sequence number (u32), the sender's clock in ns (u64). Its echo is the same with ``tE`` in
-front.
+front. An agent that ends sends a goodbye, which is ``tG`` and zeros, and echoes no more.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ HEARTBEAT_PORT = 21821
 
 _LAYOUT = struct.Struct("!2sHIQ")
 _ASK, _ECHO = b"tH", b"tE"
+_GOODBYE = b"tG".ljust(_LAYOUT.size, b"\0")
 _CHECK_EVERY = 0.1
 _ASKS_KEPT = 16
 
@@ -81,10 +82,14 @@ class Liveness:
 
 
 class Pulse:
-    """The daemon's half without I/O: heartbeats out, echoes in. ``up`` and ``rtt_ms`` are as of now."""
+    """The daemon's half without I/O: heartbeats out, echoes in. ``up`` and ``rtt_ms`` are as of now.
+
+    ``gone``: the agent has said goodbye, and nothing since.
+    """
 
     def __init__(self) -> None:
         self.up = False
+        self.gone = False
         self.rtt_ms = 0.0
         self.seen = 0.0
         self._next = 0
@@ -101,16 +106,21 @@ class Pulse:
         return _LAYOUT.pack(_ASK, tenths, number, int(now * 1e9))
 
     def datagram(self, data: bytes, now: float) -> bool:
-        """Take what the agent sent: does it come up? Only an echo of what was asked counts, and only once."""
-        if len(data) != _LAYOUT.size or data[:2] != _ECHO:
-            return False
-        asked = self._asked.pop(_LAYOUT.unpack(data)[2], None)
-        if asked is None:
-            return False
-        self.rtt_ms = (now - asked) * 1000
-        self.seen = now
-        came_up, self.up = not self.up, True
-        return came_up
+        """Take what the agent sent, and say whether ``up`` has changed.
+
+        Only an echo of what was asked counts, and only once; and its goodbye.
+        """
+        before = self.up
+        if data == _GOODBYE:
+            self.gone, self.up = True, False
+            self._asked.clear()  # an echo that the goodbye has overtaken says nothing
+        elif len(data) == _LAYOUT.size and data[:2] == _ECHO:
+            asked = self._asked.pop(_LAYOUT.unpack(data)[2], None)
+            if asked is not None:
+                self.rtt_ms = (now - asked) * 1000
+                self.seen = now
+                self.up, self.gone = True, False
+        return self.up != before
 
     def check(self, now: float) -> bool:
         """Whether the agent has gone down since the last check."""
@@ -144,6 +154,8 @@ class HeartbeatReceiver:
         self._sock = sock
         self._on_change = on_change
         self._state = Liveness()
+        self._heard: dict[IPv6Address, Any] = {}
+        self._ending = False
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -161,10 +173,21 @@ class HeartbeatReceiver:
     def forget(self, address: IPv6Address) -> None:
         """Stop watching it; ``on_change`` is not called."""
         self._state.forget(address)
+        self._heard.pop(address, None)
 
     def presence(self, address: IPv6Address) -> Presence:
         """What is known of it now; ``seen`` compares with ``time.monotonic()``."""
         return self._state.get(address)
+
+    def goodbye(self) -> None:
+        """Tell every session that is heard that this agent ends, and echo no more: they look out for the next one.
+
+        A datagram may be lost, so it may be called again.
+        """
+        self._ending = True
+        for addr in self._heard.values():
+            if self._transport is not None:
+                self._transport.sendto(_GOODBYE, addr)
 
     def close(self) -> None:
         """Stop, and close the socket."""
@@ -181,8 +204,10 @@ class HeartbeatReceiver:
         except AddressValueError:
             return
         echo, came_up = self._state.datagram(data, sender, time.monotonic())
-        if echo is not None and self._transport is not None:
-            self._transport.sendto(echo, addr)
+        if echo is not None:
+            self._heard[sender] = addr
+            if self._transport is not None:
+                self._transport.sendto(_GOODBYE if self._ending else echo, addr)
         if came_up:
             self._on_change(sender, True)
 
@@ -219,6 +244,11 @@ class HeartbeatSender:
         return self._pulse.rtt_ms
 
     @property
+    def gone(self) -> bool:
+        """Whether the agent has said goodbye, and has not been heard since."""
+        return self._pulse.gone
+
+    @property
     def silent_for(self) -> float:
         """Seconds since the last answer, or since ``start``."""
         return time.monotonic() - max(self._pulse.seen, self._started)
@@ -247,7 +277,7 @@ class HeartbeatSender:
     def _take(self, data: bytes, addr: tuple[Any, ...]) -> None:
         del addr
         if self._pulse.datagram(data, time.monotonic()):
-            self._on_change(True)
+            self._on_change(self._pulse.up)
 
     def _tick(self) -> None:
         now = time.monotonic()

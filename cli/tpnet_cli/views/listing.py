@@ -70,7 +70,9 @@ def ends_problems(item: InterceptStatus) -> list[str]:
     if not item.session_up:
         return [f"{item.intercept.user}'s session does not answer; {_meanwhile(item)}"]
     if not item.handler_up:
-        return [f"nothing listens on {item.intercept.handler}; {_meanwhile(item)}"]
+        # Why, only the computer knows that it is to be on.
+        problem = item.handler_problem or f"no handler answers at {item.intercept.handler}"
+        return [f"{problem}; {_meanwhile(item)}"]
     return []
 
 

@@ -108,6 +108,22 @@ def test_only_an_echo_of_ours_counts_and_only_once():
     assert pulse.check(100) is False, "told once"
 
 
+def test_goodbye_is_known_at_once_and_undone_by_the_next_echo():
+    pulse = Pulse()
+    goodbye = b"tG" + bytes(14)
+    assert pulse.datagram(goodbye, 0) is False, "of one that was not up there is nothing to tell"
+    assert pulse.gone
+    pulse.datagram(b"tE" + pulse.ask(0)[2:], 0.1)
+    assert (pulse.up, pulse.gone) == (True, False)
+    late = b"tE" + pulse.ask(0.2)[2:]
+    assert pulse.datagram(goodbye, 0.3) is True
+    assert (pulse.up, pulse.gone) == (False, True)
+    assert pulse.datagram(late, 0.4) is False, "it was on its way when the goodbye came"
+    assert pulse.datagram(goodbye, 0.5) is False, "told once"
+    assert pulse.datagram(b"tE" + pulse.ask(1)[2:], 1.1) is True
+    assert (pulse.up, pulse.gone) == (True, False)
+
+
 def test_unanswered_heartbeats_are_forgotten():
     pulse = Pulse()
     first = pulse.ask(0)
