@@ -51,6 +51,11 @@ class Router:
         """The names of the intercepts that it decides by."""
         return self._verdicts.keys()
 
+    @property
+    def guarding(self) -> bool:
+        """Whether there is any."""
+        return self._rules is not None
+
     def decide(self, head: RequestHead) -> Verdict:
         """Who takes this request."""
         if self._rules is None:
