@@ -123,6 +123,7 @@ class Dialogue:
         else:
             client.ended = True
             connection.calm = False
+            client.probe_soon()
             self._run(conversation.client_eof())
         if not connection.calm or not conversation.reading_client:
             connection.settle()
