@@ -8,6 +8,7 @@ from __future__ import annotations
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
+from tpnet.kernel.signs import SUPERVISOR, SUPERVISOR_SECONDS
 from tpnet.proxy.channel import Full, Message, NeedSockets, Purpose
 from tpnet.proxy.counters import Book
 from tpnet.proxy.loop import Deadlines, Loop
@@ -45,7 +46,7 @@ class Context:
 
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
-        "most_sockets", "paused",
+        "most_sockets", "node", "paused",
         "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided",
     )  # fmt: skip
 
@@ -62,6 +63,7 @@ class Context:
         self.most_sockets = file_limit - self._reserve
         self.full_at = self.most_sockets - min(_EARLY, self.most_sockets // 8)
         self.full = False
+        self.node: frozenset[str] = frozenset()  # its own addresses
         # Connections without a first line; sides that connect, or wait for a status byte; clients that close.
         self.removed: list[int] = []
         self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)
@@ -91,6 +93,11 @@ class Context:
         """Take new clients again once an eighth of the room is free. Once a second."""
         if self.full and self.has_room:
             self._set_full(full=False)
+
+    @property
+    def supplied(self) -> bool:
+        """Whether the supervisor, which prepares sockets, gives signs of life."""
+        return self.signs is None or self.loop.now - self.signs.last(SUPERVISOR) < SUPERVISOR_SECONDS
 
     @property
     def has_room(self) -> bool:

@@ -125,6 +125,12 @@ class AppDialler:
         """No new clients come: the target's place is soon another's."""
         self._place = 0
 
+    def expect_more(self, place: int) -> None:
+        """New clients come again."""
+        self._place = place
+        self._tell_level(True, self._pool4.level)
+        self._tell_level(False, self._pool6.level)
+
     def close(self) -> None:
         """Let go of everything."""
         self._pool4.close()

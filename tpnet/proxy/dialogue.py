@@ -85,7 +85,6 @@ class Dialogue:
     def on_client(self, events: int) -> None:
         """See ``Mover.on_client``."""
         client, connection, conversation = self._client, self._connection, self.conversation
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(client, events):
@@ -125,6 +124,7 @@ class Dialogue:
         else:
             client.ended = True
             connection.calm = False
+            client.probe_soon()
             self._run(conversation.client_eof())
         if not connection.calm or not conversation.reading_client:
             connection.settle()
@@ -132,7 +132,6 @@ class Dialogue:
     def on_upstream(self, upstream: Upstream, events: int) -> None:
         """See ``Mover.on_upstream``."""
         connection, conversation, stream = self._connection, self.conversation, upstream.stream
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(stream, events):
