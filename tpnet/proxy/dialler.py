@@ -126,10 +126,11 @@ class AppDialler:
         self._place = 0
 
     def expect_more(self, place: int) -> None:
-        """New clients come again."""
+        """New clients come again; the target's place is this one now."""
         self._place = place
-        self._tell_level(True, self._pool4.level)
-        self._tell_level(False, self._pool6.level)
+        self._pool4.decline(declines=self._declines)
+        self._pool6.decline(declines=self._declines)
+        self.refill()
 
     def close(self) -> None:
         """Let go of everything."""
