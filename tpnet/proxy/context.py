@@ -17,7 +17,7 @@ from tpnet.proxy.stream import PIPES, Pipes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpnet.kernel.signs import Signs
+    from tpnet.kernel.signs import Level, Signs
     from tpnet.proxy.sessions import SessionState
 
 UNDECIDED = 10.0
@@ -88,7 +88,13 @@ class Context:
             self.signs.withdraw(withdrawn=full)
         self.tell(Full(full=full))
 
-    def pool(self, purpose: Purpose, target: int, least: int) -> SocketPool:
+    def pool(
+        self,
+        purpose: Purpose,
+        target: int,
+        least: int,
+        tell_level: Callable[[Level], None] = lambda _level: None,
+    ) -> SocketPool:
         """A pool whose sockets are asked for as ``purpose`` and ``target`` say."""
 
         def ask(count: int) -> int:
@@ -99,4 +105,4 @@ class Context:
             self.tell(NeedSockets(purpose, count, target))
             return count
 
-        return SocketPool(self.loop, least, self._most_ahead, ask)
+        return SocketPool(self.loop, least, self._most_ahead, ask, tell_level)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tpnet.kernel.endpoint import pack_endpoint
@@ -16,6 +17,7 @@ from tpnet.proxy.bypass import BypassMap
 from tpnet.proxy.channel import AppRefused, Purpose
 
 if TYPE_CHECKING:
+    from tpnet.kernel.signs import Level
     from tpnet.proxy.channel import AddTarget
     from tpnet.proxy.context import Context
     from tpnet.proxy.counters import TargetCount
@@ -59,8 +61,8 @@ class AppDialler:
     """The prepared sockets of one target, and what it takes to connect them."""
 
     __slots__ = (
-        "_bypass", "_bypass_fd", "_context", "_keep_source", "_next_port", "_number", "_pool4", "_pool6", "_port",
-        "_refused_at", "count",
+        "_bypass", "_bypass_fd", "_context", "_keep_source", "_next_port", "_number", "_place", "_pool4", "_pool6",
+        "_port", "_refused_at", "count",
     )  # fmt: skip
 
     def __init__(self, context: Context, message: AddTarget, bypass: int | None, count: TargetCount) -> None:
@@ -74,8 +76,9 @@ class AppDialler:
         self._bypass_fd = bypass
         self._refused_at = 0.0
         self._next_port = random.randint(*_PORTS)  # noqa: S311 - only so that two workers begin elsewhere
-        self._pool4 = context.pool(Purpose.APP4, message.target, 32)
-        self._pool6 = context.pool(Purpose.APP6, message.target, 8)
+        self._place = message.place
+        self._pool4 = context.pool(Purpose.APP4, message.target, 32, partial(self._tell_level, True))
+        self._pool6 = context.pool(Purpose.APP6, message.target, 8, partial(self._tell_level, False))
 
     # Prepared sockets.
 
@@ -105,6 +108,15 @@ class AppDialler:
         """Once a second."""
         self._pool4.tick()
         self._pool6.tick()
+
+    def _tell_level(self, v4: bool, level: Level) -> None:
+        """Have the kernel know how many more clients of a family can be served."""
+        if self._place and self._context.signs is not None:
+            self._context.signs.set_level(self._place, level, v4=v4)
+
+    def expect_no_more(self) -> None:
+        """No new clients come: the target's place is soon another's."""
+        self._place = 0
 
     def close(self) -> None:
         """Let go of everything."""

@@ -5,7 +5,10 @@ A worker may make no socket in another namespace. Must never ask for more than `
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
+
+from tpnet.kernel.signs import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from tpnet.proxy.loop import Loop
     from tpnet.proxy.transport import Socket
 
+LATE = 0.1
+"""Seconds that somebody may have waited for a socket until new clients are left to the app."""
 ASK_AGAIN = 2.0
 """Seconds after which a request for sockets that was not answered in full is made again."""
 
@@ -25,22 +30,35 @@ class Waiting(Protocol):
 
 
 class SocketPool:
-    """Prepared sockets of one kind, asked for ahead: at least a handful, more when they go quickly."""
+    """Prepared sockets of one kind, asked for ahead: at least a handful, and what goes within a second.
+
+    ``tell_level(level)`` is told how well it stands, each time that changes. It begins at ``LOW``.
+    """
 
     __slots__ = (
         "_ask",
         "_asked",
         "_asked_at",
         "_least",
+        "_level",
         "_loop",
         "_most",
+        "_short_since",
         "_taken",
         "_want",
         "ready",
+        "tell_level",
         "waiting",
     )
 
-    def __init__(self, loop: Loop, least: int, most: int, ask: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        least: int,
+        most: int,
+        ask: Callable[[int], int],
+        tell_level: Callable[[Level], None] = lambda _level: None,
+    ) -> None:
         """``ask`` asks for so many, or for fewer, and says for how many it did."""
         self._loop = loop
         self._ask = ask
@@ -50,6 +68,9 @@ class SocketPool:
         self._asked = 0
         self._asked_at = 0.0
         self._taken = 0
+        self._level = Level.LOW
+        self._short_since = math.inf
+        self.tell_level = tell_level
         self.ready: list[Socket] = []
         self.waiting: dict[Waiting, None] = {}
 
@@ -59,11 +80,15 @@ class SocketPool:
         if self.ready:
             sock = self.ready.pop()
             self._loop.sockets -= 1
-            if (len(self.ready) + self._asked) * 2 <= self._want:
-                self.refill()
+            if len(self.ready) * 2 <= self._want:
+                if (len(self.ready) + self._asked) * 2 <= self._want:
+                    self.refill()
+                self._look()
             return sock
+        self._short_since = min(self._short_since, self._loop.now)
         self._want = min(self._want * 2, self._most)
         self.refill()
+        self._look()
         return None
 
     def refill(self) -> None:
@@ -90,14 +115,31 @@ class SocketPool:
             del self.waiting[waiting]
             self._loop.sockets -= 1
             waiting.given(self.ready.pop())
+        if self.ready or not self.waiting:
+            self._short_since = math.inf
+        self._look()
 
     def tick(self) -> None:
-        """Once a second: ask for fewer ahead when few were taken, and again for what never came."""
+        """Once a second: ask for as many ahead as were taken, or for fewer, and again for what never came."""
         if self._taken * 4 < self._want:
             self._want = max(self._want // 2, self._least)
+        else:
+            self._want = max(self._want, min(self._taken, self._most))
         self._taken = 0
         if len(self.ready) * 2 <= self._want:
             self.refill()
+        self._look()
+
+    def _look(self) -> None:
+        if len(self.ready) * 2 > self._want:
+            level = Level.SERVES
+        elif self.ready or self._loop.now - self._short_since < LATE:
+            level = Level.LOW
+        else:
+            level = Level.AWAY  # who makes sockets does not, or cannot
+        if level is not self._level:
+            self._level = level
+            self.tell_level(level)
 
     def close(self) -> None:
         """Close all sockets."""

@@ -63,4 +63,5 @@ class Target:
         """Accept no more, and let the connections end, all within ``grace`` and ``drain.LAST`` seconds."""
         if not self._drain.begun:
             self._acceptor.close()
+            self.dialler.expect_no_more()
             self._drain.begin(self.context.loop.now + grace)

@@ -17,7 +17,7 @@ from collections import deque
 
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.limits import raise_file_limit
-from tpnet.kernel.signs import WORKER, Signs
+from tpnet.kernel.signs import WORKER, Level, Signs
 from tpnet.log import to_stderr
 from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
@@ -25,6 +25,7 @@ from tpnet.proxy.channel import (
     AddTarget,
     DropSession,
     Message,
+    NotTaken,
     Purpose,
     Ready,
     RemoveTarget,
@@ -103,12 +104,22 @@ class Worker:
                 received = channel.receive(self._end)
             except BlockingIOError:
                 return
+            except channel.CutShortError as cut:
+                if not isinstance(cut.message, AddTarget):
+                    raise
+                self._not_taken(cut.message)
+                continue
             except (OSError, ValueError):
                 received = None
             if received is None:
                 self.context.loop.stop()
                 return
             self._obey(*received)
+
+    def _not_taken(self, message: AddTarget) -> None:
+        if message.place and self.context.signs is not None:
+            self.context.signs.set_levels(message.place, Level.AWAY)
+        self.tell(NotTaken(message.target))
 
     def _obey(self, message: Message, fds: list[int]) -> None:
         if isinstance(message, Sockets):
