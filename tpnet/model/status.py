@@ -74,7 +74,10 @@ class InterceptStatus:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """A session as the agent sees it. Times in seconds; ``rtt_ms`` is the tunnel's round trip, 0 while unknown."""
+    """A session as the agent sees it. Times in seconds; ``rtt_ms`` is the tunnel's round trip, 0 while unknown.
+
+    ``mtu``: bytes of the largest packet that passes through the tunnel; 0 when only the smallest do.
+    """
 
     name: str
     user: str

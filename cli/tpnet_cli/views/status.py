@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tpnet.model import AgentStatus, InterceptStatus, SessionStatus, Status, TargetStatus
 
 _LABEL = 9
+_MTU = 1280
+"""Bytes of the tunnel's largest packet; a path that drops it is told."""
 _SESSIONS = (
     Column("", ALWAYS),
     Column("NAME", ALWAYS, least=12),
@@ -49,6 +51,11 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
     if status.sessions:
         rows = [_session_row(session, now, first=not index) for index, session in enumerate(status.sessions)]
         parts.append(make_table(_SESSIONS, rows, width, wide=wide, header=False))
+        parts += [
+            line
+            for session in status.sessions
+            for line in path_lines(session.name, session.mtu, up=session.up)
+        ]
     else:
         parts.append(labelled("session", Text("none", style="dim")))
     if not status.targets:
@@ -104,6 +111,15 @@ def _session_row(session: SessionStatus, now: float, *, first: bool) -> list[str
         f"mtu {session.mtu}" if session.mtu else "",
         f"key {session.public_key}",
     ]
+
+
+def path_lines(name: str, mtu: int, *, up: bool) -> list[Text]:
+    """What is wrong with the path of a tunnel, if anything is."""
+    if not up or mtu >= _MTU:
+        return []
+    if mtu:
+        return [problem_line(name, f"the path drops packets of more than {mtu} bytes; smaller ones are sent")]
+    return [problem_line(name, "only small packets pass the path: longer requests and responses get stuck")]
 
 
 def _groups(status: Status) -> list[list[TargetStatus]]:
