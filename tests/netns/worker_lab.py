@@ -320,24 +320,27 @@ class WorkerLab:
                 return
             if received is None:
                 return
-            message = received[0]
-            if isinstance(message, Ready):
-                self.send(TakeSigns(), [self.signs.fd])
-                self.ready.set()
-            elif isinstance(message, NeedSockets):
-                if self.prepare:
-                    with contextlib.suppress(OSError):
-                        self.give(message.purpose, message.count, message.target)
-            elif isinstance(message, AppRefused):
-                self.refused.append(message.target)
-            elif isinstance(message, Full):
-                self.full.append(message.full)
-                for redirect, port in self._redirects:
-                    redirect.disable(port) if message.full else redirect.enable(port)
-            elif isinstance(message, Drained):
-                self.drained.set()
-            elif isinstance(message, Counters):
-                self.counters = message
+            self._take(received[0])
+
+    def _take(self, message):
+        """What the worker says."""
+        if isinstance(message, Ready):
+            self.send(TakeSigns(), [self.signs.fd])
+            self.ready.set()
+        elif isinstance(message, NeedSockets):
+            if self.prepare:
+                with contextlib.suppress(OSError):
+                    self.give(message.purpose, message.count, message.target)
+        elif isinstance(message, AppRefused):
+            self.refused.append(message.target)
+        elif isinstance(message, Full):
+            self.full.append(message.full)
+            for redirect, port in self._redirects:
+                redirect.disable(port) if message.full else redirect.enable(port)
+        elif isinstance(message, Drained):
+            self.drained.set()
+        elif isinstance(message, Counters):
+            self.counters = message
 
     def give(self, purpose, count, target=0):
         while count > 0:

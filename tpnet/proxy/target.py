@@ -36,7 +36,7 @@ class Target:
         self.router = Router(context, count)
         self.dialler = AppDialler(context, message, bypass, count)
         context.book.targets[message.target] = count
-        self._acceptor = Acceptor(context, listener, message.port, count, self._serve)
+        self._acceptor = Acceptor(context, listener, message.port, count, self._serve, self.dialler.decline)
         self.dialler.refill()
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:

@@ -9,7 +9,7 @@ from tpnet.proxy.pool import LATE, SocketPool
 
 class Sock:
     def fileno(self):
-        return -1
+        return 1_000_000
 
     def close(self):
         pass
@@ -133,10 +133,7 @@ def test_what_goes_in_a_second_is_prepared_ahead_and_not_for_ever(bed):
     assert len(bed.pool.ready) <= 512
     for _ in range(10):
         bed.pool.tick()
-    before = len(bed.pool.ready)
-    bed.take(before - 16)
-    bed.make()
-    assert len(bed.pool.ready) == 32
+    assert len(bed.pool.ready) == 32, "what is too many is closed"
 
 
 def test_it_never_has_more_ahead_than_it_may(bed):
@@ -148,3 +145,29 @@ def test_it_never_has_more_ahead_than_it_may(bed):
         bed.pool.tick()
         bed.make()
     assert len(bed.pool.ready) <= 512
+
+
+def test_who_has_too_many_clients_declines_whatever_it_has_until_there_is_room(bed):
+    bed.make()
+    bed.pool.decline(declines=True)
+    assert bed.levels[-1] is Level.AWAY
+    bed.take(20)
+    bed.make()
+    assert bed.levels[-1] is Level.AWAY
+    bed.pool.decline(declines=False)
+    assert bed.levels[-1] is Level.SERVES
+
+
+def test_who_waits_gets_a_socket_however_late_it_comes(bed):
+    bed.asked = 0  # as if nobody had heard
+    client = Client()
+    assert bed.pool.take() is None
+    bed.pool.wait(client)
+    for _ in range(30):
+        bed.loop.now += 1
+        bed.pool.tick()
+    assert client.sock is None
+    assert bed.levels[-1] is Level.AWAY
+    bed.make()
+    assert client.sock is not None
+    assert bed.levels[-1] is Level.SERVES

@@ -5,6 +5,7 @@ import threading
 import pytest
 from worker_home import GET, MINE, POST_MINE, SESSION, WorkerHome, response
 
+from tpnet.kernel.signs import Level
 from tpnet.proxy.channel import AppRefused, Purpose
 from tpnet.proxy.context import UNDECIDED
 from tpnet.proxy.dialler import Peer
@@ -131,8 +132,25 @@ def test_an_app_that_is_still_being_dialled_is_let_go_of_as_well(home):
     home.spin()
     assert handler_of(home).got() == MINE
     assert home.app.accept() is None, "nobody waits for a socket any more"
-    assert len(home.context.waiting) == 0
+    assert home.dialler.pool(PEER).waiting == {}
     assert set(connection.upstreams) == {(SESSION, home.session.port, "i1")}
+
+
+def test_an_app_is_kept_while_sockets_to_dial_it_again_with_run_low(home):
+    clients = [home.client()[0] for _ in range(2)]
+    apps = [home.app.accept() for _ in clients]
+    home.prepare = False
+    home.spin()
+    while home.dialler.pool(PEER).level is Level.SERVES:
+        home.dialler.pool(PEER).take().close()
+    clients[0].send(MINE)
+    home.spin()
+    assert apps[0].got() is None
+    home.prepare = True
+    home.spin()
+    clients[1].send(MINE)
+    home.spin()
+    assert apps[1].got() == b""
 
 
 def test_a_request_that_is_pinned_after_one_to_a_session_finds_the_app(home):
