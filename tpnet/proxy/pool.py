@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from tpnet.proxy.loop import Loop
     from tpnet.proxy.transport import Socket
 
-LATE = 0.1
-"""Seconds that somebody may have waited for a socket until new clients are left to the app."""
+LATE = 0.005
+"""Seconds that who makes sockets may take. When few are left after that, new clients are left to the app."""
 ASK_AGAIN = 1.0
 """Seconds after which a request for sockets that was not answered in full is made again."""
 
@@ -72,6 +72,8 @@ class SocketPool:
     def take(self) -> Socket | None:
         """A prepared socket, or ``None`` while there is none; ask for more in time."""
         self._taken += 1
+        if self._taken > self._want:
+            self._want = min(self._want * 2, self._most)
         if self.ready:
             sock = self.ready.pop()
             self._loop.sockets -= 1
@@ -80,7 +82,6 @@ class SocketPool:
                     self.refill()
                 self._look()
             return sock
-        self._short_since = min(self._short_since, self._loop.now)
         self._want = min(self._want * 2, self._most)
         self.refill()
         self._look()
@@ -99,10 +100,12 @@ class SocketPool:
             self._asked = 0
         missing = self._want + len(self.waiting) - len(self.ready) - self._asked
         if missing > 0:
+            self._short_since = min(self._short_since, loop.now)
+            if not self._asked:
+                self._asked_at = loop.now
             asked = self._ask(missing)
             loop.sockets += asked  # they need room from now on
             self._asked += asked
-            self._asked_at = loop.now
 
     def add(self, socks: list[Socket]) -> None:
         """Take what the supervisor prepared; those who wait for one are served first, in their order."""
@@ -115,8 +118,9 @@ class SocketPool:
             del self.waiting[waiting]
             self._loop.sockets -= 1
             waiting.given(self.ready.pop())
-        if self.ready or not self.waiting:
-            self._short_since = math.inf
+        if socks:
+            self._asked_at = self._loop.now
+            self._short_since = self._loop.now if self._asked else math.inf
         self._look()
 
     def tick(self) -> None:
@@ -135,7 +139,7 @@ class SocketPool:
     def _look(self) -> None:
         if len(self.ready) * 2 > self._want:
             level = Level.SERVES
-        elif self.ready or self._loop.now - self._short_since < LATE:
+        elif len(self.ready) * 8 > self._want or self._loop.now - self._short_since < LATE:
             level = Level.LOW
         else:
             level = Level.AWAY  # who makes sockets does not, or cannot

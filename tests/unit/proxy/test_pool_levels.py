@@ -90,18 +90,33 @@ def test_empty_it_is_low_as_long_as_sockets_come_soon(bed):
     assert Level.AWAY not in bed.levels
 
 
-def test_empty_it_is_away_once_somebody_has_waited_and_back_with_the_first_sockets(bed):
+def test_nearly_empty_it_is_away_when_sockets_do_not_come_and_nobody_has_waited(bed):
+    bed.make()
+    bed.take(16)
+    bed.loop.now += 2 * LATE
+    bed.take(11)
+    assert bed.levels[-1] is Level.LOW
+    assert bed.take() == []
+    assert bed.levels[-1] is Level.AWAY
+    bed.make(10)
+    assert bed.levels[-1] is Level.LOW
+    bed.make()
+    assert bed.levels[-1] is Level.SERVES
+
+
+def test_those_who_wait_come_first_and_new_clients_when_there_is_more(bed):
     bed.make()
     waiting = bed.take(40)
-    bed.loop.now += LATE + 0.01
+    bed.loop.now += 2 * LATE
     bed.take()
     assert bed.levels[-1] is Level.AWAY
     bed.make(4)  # part of a batch: it all goes to those who wait
-    assert bed.levels[-1] is Level.AWAY
     assert sum(client.sock is not None for client in waiting) == 4
-    bed.make(10)  # one more than wait
-    assert bed.levels[-1] is Level.LOW
+    bed.loop.now += 2 * LATE
+    bed.pool.tick()
+    assert bed.levels[-1] is Level.AWAY
     bed.make()
+    assert all(client.sock for client in waiting)
     assert bed.levels[-1] is Level.SERVES
 
 
@@ -129,11 +144,19 @@ def test_what_goes_in_a_second_is_prepared_ahead_and_not_for_ever(bed):
             bed.make()
         bed.pool.tick()
         bed.make()
-    assert len(bed.pool.ready) >= 400
+    assert len(bed.pool.ready) >= 256
     assert len(bed.pool.ready) <= 512
     for _ in range(10):
         bed.pool.tick()
     assert len(bed.pool.ready) == 32, "what is too many is closed"
+
+
+def test_it_grows_within_the_second(bed):
+    bed.make()
+    for _ in range(200):
+        bed.take()
+        bed.make()
+    assert bed.pool._want >= 200
 
 
 def test_it_never_has_more_ahead_than_it_may(bed):
