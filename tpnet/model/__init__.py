@@ -15,6 +15,7 @@ from tpnet.model.kinds import (
     TargetKind,
     TargetRef,
 )
+from tpnet.model.names import is_object_name
 from tpnet.model.objects import HeaderRule, Intercept, OnFailure, PathKind, PathRule, Session
 from tpnet.model.status import (
     AgentStatus,
@@ -27,6 +28,7 @@ from tpnet.model.status import (
     TargetInfo,
     TargetStatus,
 )
+from tpnet.model.text import clean, printable
 
 __all__ = [
     "LOCALHOST",
@@ -62,6 +64,9 @@ __all__ = [
     "TargetRef",
     "TargetStatus",
     "TpnetError",
+    "clean",
+    "is_object_name",
     "parse_handler",
+    "printable",
     "split_handler",
 ]

@@ -45,7 +45,8 @@ wildcards allowed: 'shop-*'), a process (pid/N), a container (container/ID) or a
 path; a comma separates several.
 
 Without --http-header, or with --http-header auto, it takes the requests that carry your own id in the header
-x-tpnet-intercept-id. Of several intercepts of one port, the more specific one takes a request.
+x-tpnet-intercept-id. Of several users' intercepts of one port that match, the oldest
+personal one takes a request; of one's own, the most specific.
 
 \b
 Examples:
@@ -89,6 +90,9 @@ Examples:
     help="Where its requests go while your process is not there: to the app, or to a 502.",
 )
 @click.option(
+    "--shared", is_flag=True, help="Let narrower intercepts of others win over this one: a team's, say."
+)
+@click.option(
     "--to",
     "to",
     default=LOCALHOST,
@@ -111,6 +115,7 @@ def intercept(
     name: str | None,
     on_failure: str,
     to: str,
+    shared: bool,
     user: str | None,
     output: str | None,
 ) -> None:
@@ -165,6 +170,7 @@ def intercept(
             path=rules.path,
             handler=str(Handler(host, local or chosen)),
             on_failure=OnFailure(on_failure),
+            shared=shared,
         )
         made = _make(where, control, draft, before.agent.redirect, steps)
         place = Place(

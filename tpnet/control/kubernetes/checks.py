@@ -116,6 +116,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
         _fixed_optional("port", "The port of an intercept"),
         _fixed_optional("path", "The path rule of an intercept"),
         _fixed("on_failure", "What an intercept does on failure"),
+        _fixed("shared", "Whether an intercept is shared"),
     ),
     SessionSpec: (
         _fixed("user", "The user of a session"),
