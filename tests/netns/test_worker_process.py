@@ -310,7 +310,51 @@ def test_a_thousand_connections_cost_little_and_leave_nothing(
         app.close()
 
 
-def test_a_removed_target_ends_its_connections_and_says_so(net, make_lab, program, app):
+def test_connections_of_a_removed_target_live_until_one_of_their_ends_closes(net, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(net.pod.netns, PORT, program)
+    idle, piped, ended = (net.connect(PORT) for _ in range(3))
+    for sock in (idle, ended):
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")
+    piped.sendall(b"\xff")
+    redirect.disable(PORT)
+    lab.remove()
+    ended.close()
+    assert not lab.drained.wait(4)
+    idle.sendall(GET)
+    assert answer(idle) == (200, "app 0")
+    idle.close()
+    assert not lab.drained.wait(2)
+    piped.close()
+    assert lab.drained.wait(5)
+
+
+def test_a_removed_target_is_taken_up_again_with_its_connections(net, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(net.pod.netns, PORT, program)
+    with net.connect(PORT) as kept:
+        for times in (1, 2, 3):
+            kept.sendall(GET)
+            assert answer(kept) == (200, "app 0")
+            redirect.disable(PORT)
+            lab.remove(times=times)
+            redirect.remove(PORT)
+            kept.sendall(GET)
+            assert answer(kept) == (200, "app 0")
+            lab.hand_over(redirect, net.pod.netns, PORT, target=1)
+            with net.connect(PORT) as sock:
+                sock.sendall(GET)
+                assert answer(sock) == (200, "app 0")
+            until(lambda times=times: lab.target["accepted"] == times + 1)
+        assert not lab.drained.is_set()
+        redirect.disable(PORT)
+        lab.remove(times=4)
+    assert lab.drained.wait(5)
+    assert lab.drained_times == [4]
+
+
+def test_told_to_finish_it_ends_its_connections_and_says_so(net, make_lab, program, app):
     lab = make_lab()
     redirect = lab.add_target(net.pod.netns, PORT, program)
     idle, busy, piped = (net.connect(PORT) for _ in range(3))
@@ -319,7 +363,8 @@ def test_a_removed_target_ends_its_connections_and_says_so(net, make_lab, progra
         assert answer(sock) == (200, "app 0")
     piped.sendall(b"\xff")
     redirect.disable(PORT)
-    lab.remove(2.0)
+    lab.remove()
+    lab.finish(2.0)
     begun = time.monotonic()
     idle.settimeout(5)
     ended = threading.Event()
@@ -396,7 +441,7 @@ def test_a_removed_target_leaves_no_descriptor(net, make_lab, program, app):
             assert answer(sock) == (200, "app 0")
         redirect.disable(PORT)
         lab.drained.clear()
-        lab.remove(0.0, target=number)
+        lab.remove(target=number)
         assert lab.drained.wait(15)
         counts.append(lab.fds())
         redirect.remove(PORT)

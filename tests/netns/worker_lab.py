@@ -28,11 +28,13 @@ from tpnet.proxy.channel import (
     AppRefused,
     Counters,
     Drained,
+    Finish,
     Full,
     NeedSockets,
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
@@ -257,6 +259,7 @@ class WorkerLab:
         self.ready = threading.Event()
         self.counters = Counters()
         self.refused = []
+        self.drained_times = []
         self.drained = threading.Event()
         self.full = []
         self.prepare = True
@@ -338,6 +341,7 @@ class WorkerLab:
             for redirect, port in self._redirects:
                 redirect.disable(port) if message.full else redirect.enable(port)
         elif isinstance(message, Drained):
+            self.drained_times.append(message.times)
             self.drained.set()
         elif isinstance(message, Counters):
             self.counters = message
@@ -387,15 +391,21 @@ class WorkerLab:
         self._netns[target] = netns
         self.send(AddTarget(target, "t", port, keep_source=False), [listener.fileno()])
 
-    def rules(self, *intercepts, target=1):
-        self.send(SetRules(target, [codec.encode(one) for one in intercepts]))
+    def rules(self, *intercepts, target=1, probes=()):
+        self.send(SetRules(target, [codec.encode(one) for one in intercepts], list(probes)))
+
+    def node(self, *addresses):
+        self.send(SetNode(list(addresses)))
 
     def session(self, netns, ports, *, up=True, address="::1", name="ann-laptop"):
         self._netns[0] = netns
         self.send(SetSession(name, address, up, list(ports)))
 
-    def remove(self, grace, target=1):
-        self.send(RemoveTarget(target, grace))
+    def remove(self, target=1, times=1):
+        self.send(RemoveTarget(target, times))
+
+    def finish(self, seconds):
+        self.send(Finish(seconds))
 
     def rss(self):
         """KiB."""

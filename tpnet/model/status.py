@@ -35,7 +35,8 @@ class TargetStatus:
 
     ``ready`` is whether new connections are redirected at this moment; ``reason`` says why not.
     ``open`` counts client connections that the workers hold. ``verdicts`` counts requests by verdict letter
-    (F A P R B, plus ``F:app`` for requests that no intercept took).
+    (F A P R B, plus ``F:app`` for requests that no intercept took). ``left``: no intercept stands there any more, and
+    ``open`` connections that came while one did still pass through.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TargetStatus:
     app_requests: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     since: float = 0.0
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)

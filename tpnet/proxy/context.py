@@ -45,7 +45,7 @@ class Context:
 
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
-        "most_sockets", "paused",
+        "most_sockets", "node", "paused",
         "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided",
     )  # fmt: skip
 
@@ -62,6 +62,7 @@ class Context:
         self.most_sockets = file_limit - self._reserve
         self.full_at = self.most_sockets - min(_EARLY, self.most_sockets // 8)
         self.full = False
+        self.node: frozenset[str] = frozenset()  # its own addresses
         # Connections without a first line; sides that connect, or wait for a status byte; clients that close.
         self.removed: list[int] = []
         self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)

@@ -125,6 +125,13 @@ class AppDialler:
         """No new clients come: the target's place is soon another's."""
         self._place = 0
 
+    def expect_more(self, place: int) -> None:
+        """New clients come again; the target's place is this one now."""
+        self._place = place
+        self._pool4.decline(declines=self._declines)
+        self._pool6.decline(declines=self._declines)
+        self.refill()
+
     def close(self) -> None:
         """Let go of everything."""
         self._pool4.close()

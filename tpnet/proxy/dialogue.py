@@ -85,7 +85,6 @@ class Dialogue:
     def on_client(self, events: int) -> None:
         """See ``Mover.on_client``."""
         client, connection, conversation = self._client, self._connection, self.conversation
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(client, events):
@@ -132,7 +131,6 @@ class Dialogue:
     def on_upstream(self, upstream: Upstream, events: int) -> None:
         """See ``Mover.on_upstream``."""
         connection, conversation, stream = self._connection, self.conversation, upstream.stream
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(stream, events):

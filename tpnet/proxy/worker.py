@@ -25,11 +25,13 @@ from tpnet.proxy import channel, privileges
 from tpnet.proxy.channel import (
     AddTarget,
     DropSession,
+    Finish,
     Message,
     NotTaken,
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
@@ -62,10 +64,12 @@ class Worker:
             TakeSigns: self._take_signs,
             AddTarget: self._add_target,
             SetRules: self._set_rules,
+            SetNode: self._set_node,
             SetSession: self._set_session,
             DropSession: self._drop_session,
             Sockets: self._sockets,
             RemoveTarget: self._remove_target,
+            Finish: self._finish,
         }
         self.context.loop.add(end.fileno(), IN, self._on_channel)
         self.context.loop.ticks.append(self._tick)
@@ -152,15 +156,25 @@ class Worker:
         listener, *rest = fds
         fds.clear()
         bypass = rest[0] if rest else None
-        self._targets[message.target] = Target(self.context, message, Socket(fileno=listener), bypass)
+        known = self._targets.get(message.target)
+        if known is None:
+            self._targets[message.target] = Target(self.context, message, Socket(fileno=listener), bypass)
+        else:
+            known.take_up(message, Socket(fileno=listener), bypass)
 
     def _set_rules(self, message: SetRules, _fds: list[int]) -> None:
         target = self._targets.get(message.target)
         if target is not None:
-            target.router.set_rules([channel.intercept_of(one) for one in message.intercepts])
+            target.router.set_rules(
+                [channel.intercept_of(one) for one in message.intercepts],
+                [channel.probe_of(one) for one in message.probes],
+            )
             self.context.book.keep_only(
                 {name for one in self._targets.values() for name in one.router.intercepts}
             )
+
+    def _set_node(self, message: SetNode, _fds: list[int]) -> None:
+        self.context.node = frozenset(message.addresses)
 
     def _sockets(self, message: Sockets, fds: list[int]) -> None:
         purpose = Purpose(message.purpose)
@@ -193,7 +207,11 @@ class Worker:
     def _remove_target(self, message: RemoveTarget, _fds: list[int]) -> None:
         target = self._targets.get(message.target)
         if target is not None:
-            target.remove(message.grace)
+            target.remove(message.times, gone=message.gone)
+
+    def _finish(self, message: Finish, _fds: list[int]) -> None:
+        for target in self._targets.values():
+            target.finish(message.seconds)
 
     def _lose(self, name: str) -> None:
         state = self.context.sessions.get(name)

@@ -8,12 +8,15 @@ from tpnet.rules.conflict import conflict_error, find_conflict, older_takes, tak
 from tpnet.rules.describe import AUTO_HEADER, describe
 from tpnet.rules.parse import Rules, check_rules, new_auto_id, parse_rules
 from tpnet.rules.personal import is_personal
+from tpnet.rules.probes import Probe, ProbeSet
 from tpnet.rules.ruleset import RuleSet
 from tpnet.rules.view import HeadView
 
 __all__ = [
     "AUTO_HEADER",
     "HeadView",
+    "Probe",
+    "ProbeSet",
     "RuleSet",
     "Rules",
     "check_rules",

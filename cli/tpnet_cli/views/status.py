@@ -58,7 +58,7 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
         ]
     else:
         parts.append(labelled("session", Text("none", style="dim")))
-    if not status.targets:
+    if all(target.left for target in status.targets):
         parts += [Text(), Text("No target is redirected: every request goes to the app.")]
     for targets in _groups(status):
         parts += [Text(), *_target_lines(targets)]
@@ -67,6 +67,8 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
         parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += _afterthoughts(targets)
         parts += [problem_line(item.intercept.name, text) for item in takers for text in ends_problems(item)]
+    left = [target for target in status.targets if target.left]
+    parts += [Text(), *(_left_line(target) for target in left)] if left else []
     homeless = [item for item in status.intercepts if not _targets_of(item, status)]
     parts += [problem_line(item.intercept.name, text) for item in homeless for text in _lost(item)]
     return Group(*parts)
@@ -126,6 +128,8 @@ def _groups(status: Status) -> list[list[TargetStatus]]:
     """Targets that the same intercepts take from, together: replicas of one service are one block."""
     groups: dict[tuple[int, tuple[str, ...]], list[TargetStatus]] = {}
     for target in status.targets:
+        if target.left:
+            continue
         names = tuple(item.intercept.name for item in status.intercepts if _concerns(item, target))
         groups.setdefault((target.port, names), []).append(target)
     return list(groups.values())
@@ -159,6 +163,15 @@ def _target_lines(targets: list[TargetStatus]) -> list[Text]:
         if not target.ready
     ]
     return [head, *broken]
+
+
+def _left_line(target: TargetStatus) -> Text:
+    """A target that nobody intercepts any more, while connections that came before still pass through."""
+    passes = "still passes" if target.open == 1 else "still pass"
+    return Text.assemble(
+        (f"{target.name}:{target.port}", "bold"),
+        f"   left: {texts.counted(target.open, 'connection')} {passes} through, to the app",
+    )
 
 
 def group_name(names: list[str]) -> str:

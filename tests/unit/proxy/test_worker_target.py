@@ -13,7 +13,7 @@ from tpnet.proxy.channel import AddTarget, AppRefused, Drained, Full, NeedSocket
 from tpnet.proxy.context import LINGER, RETRY, Context
 from tpnet.proxy.counters import TargetCount
 from tpnet.proxy.dialler import AppDialler, Peer
-from tpnet.proxy.drain import IDLE, LAST, Drain
+from tpnet.proxy.drain import FORSAKEN, LAST, Drain
 from tpnet.proxy.lingering import LingeringClose
 from tpnet.proxy.pool import CROWD
 from tpnet.proxy.router import Router
@@ -290,18 +290,15 @@ def test_what_each_verdict_counts(router, home):
 
 
 class Draining:
-    def __init__(self, drain, *, idle):
-        self.idle = idle
-        self.busy = self.done = False
-        self.idle_since = 0.0
+    def __init__(self, drain, *, idle=False, forsaken=False):
+        self.idle, self.forsaken = idle, forsaken
         self.ended = ""
         self._drain = drain
-        drain.connections.add(self)
+        drain.add(self)
 
     def _gone(self, how):
-        if not self.done:
-            self.done, self.ended = True, how
-            self._drain.connections.discard(self)
+        self.ended = self.ended or how
+        self._drain.connections.discard(self)
 
     def end(self):
         self._gone("FIN")
@@ -310,35 +307,46 @@ class Draining:
         self._gone("RST")
 
 
-def test_idle_connections_end_soon_busy_ones_at_a_message_and_the_rest_is_reset():
+def test_at_the_agents_end_silent_connections_wait_until_the_deadline_and_the_rest_is_reset():
     drain = Drain()
-    idle, busy, piped = Draining(drain, idle=True), Draining(drain, idle=False), Draining(drain, idle=False)
-    assert not drain.tick(0)
-    drain.begin(30)
-    assert not drain.tick(1)
-    assert idle.ended == "", "a request may be on its way"
-    drain.tick(1 + IDLE)
-    assert (idle.ended, busy.ended, piped.ended) == ("FIN", "", "")
-    busy.idle = busy.busy = True
-    drain.tick(29)
-    assert busy.ended == ""
-    drain.tick(30.5)
-    assert (busy.ended, piped.ended) == ("FIN", "")
-    assert drain.tick(30.1 + LAST)
-    assert piped.ended == "RST"
+    idle, busy = Draining(drain, idle=True), Draining(drain)
+    for now in (0, 1000):
+        drain.tick(now)
+    drain.finish(1030)
+    drain.tick(1029)
+    assert (idle.ended, busy.ended) == ("", "")
+    drain.tick(1030)
+    assert (idle.ended, busy.ended) == ("FIN", "")
+    assert not drain.over
+    drain.tick(1030 + LAST)
+    assert busy.ended == "RST"
+    assert drain.over
 
 
-def test_it_has_not_drained_while_a_client_is_being_closed(home):
+def test_only_what_the_app_has_left_is_reset_in_a_while_when_the_target_has_gone():
+    drain = Drain()
+    alive, forsaken = Draining(drain, idle=True), Draining(drain, forsaken=True)
+    drain.forsake(100)
+    drain.tick(99 + FORSAKEN)
+    assert forsaken.ended == ""
+    drain.keep()
+    drain.tick(100 + FORSAKEN)
+    assert forsaken.ended == "", "it is there again"
+    drain.forsake(200)
+    drain.tick(200 + FORSAKEN)
+    assert (alive.ended, forsaken.ended) == ("", "RST")
+
+
+def test_it_is_not_over_while_a_client_is_being_closed(home):
     drain = Drain()
     near, far = tcp_pair()
     stream = Stream(home.loop, home.context.pipes)
     stream.attach(Socket(fileno=near.detach()), print)
     LingeringClose(home.context, stream, drain.closing)
-    drain.begin(0)
-    assert not drain.tick(1)
+    assert not drain.over
     far.close()
     home.spin()
-    assert drain.tick(2)
+    assert drain.over
 
 
 # Orderly closes.
@@ -411,16 +419,19 @@ def test_a_target_serves_drains_and_says_so():
         home.spin()
         assert client.recv(1000) == response(b"app")
         assert context.book.targets[7].open == 1
-        target.remove(1.0)
+        target.remove(3, gone=False)
         now = context.loop.now
-        for second in range(3):
+        for second in range(1000):
             target.tick(now + second)
-            home.spin()
-        assert client.recv(10) == b""
+        home.spin()
+        client.sendall(GET)
+        home.spin()
+        assert far.recv(1000) == GET, "it lives on"
         client.close()
         far.close()
         home.spin()
-        target.tick(now + 4)
-        assert told[-1] == Drained(7)
+        assert told[-1] != Drained(7, 3)
+        target.tick(now + 1000)
+        assert told[-1] == Drained(7, 3)
         assert context.removed == [7]
         assert context.book.targets[7].open == 0

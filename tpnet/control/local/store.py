@@ -19,6 +19,8 @@ from tpnet.tunnel import check_public_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from tpnet.rules import Probe
+
 LEASE = 30.0
 """Seconds that a session stands without being renewed."""
 
@@ -192,6 +194,11 @@ class Store:
         """Whether its handler listens, as far as the session has said; until then it is taken to."""
         entry = self.sessions.get(intercept.session)
         return entry is not None and entry.handlers.get(intercept.name, True)
+
+    def probes(self, key: TargetKey) -> tuple[Probe, ...]:
+        """What the kubelet asks of a target: without a cluster there is none."""
+        del key
+        return ()
 
     def desired(self) -> dict[TargetKey, tuple[Intercept, ...]]:
         """Every target to be redirected, with the intercepts whose rules are to stand, oldest first."""
