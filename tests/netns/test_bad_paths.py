@@ -2,14 +2,13 @@
 
 import contextlib
 import random
-import subprocess
 import threading
 import time
 
 import pytest
 from agent_lab import wait_until
 from laptops import answer, head_of, request
-from networks import dropped
+from networks import dropped, namespaces, tcp_sockets
 from worker_lab import read, read_head, read_request, reset
 
 
@@ -100,8 +99,9 @@ def test_a_client_that_resets_frees_all_that_it_held_although_the_server_stays_s
 
     stage.plays(app=silent, bob=silent)
     worker = Descriptors(stage)
-    try:
-        socks = [stage.connect() for _ in range(10)]
+    with contextlib.ExitStack() as clients:
+        clients.callback(goes_on.set)
+        socks = [clients.enter_context(stage.connect()) for _ in range(10)]
         for sock in socks:
             sock.sendall(stage.matched() if side == "bob" else request())
         wait_until(lambda: worker.more() >= 20)
@@ -109,8 +109,6 @@ def test_a_client_that_resets_frees_all_that_it_held_although_the_server_stays_s
             reset(sock)
         wait_until(lambda: len(ended) == 10, 15)
         wait_until(lambda: worker.more() <= 0, 15)
-    finally:
-        goes_on.set()
 
 
 class Descriptors:
@@ -124,9 +122,8 @@ class Descriptors:
         return self._now() - self._before
 
     def _now(self):
-        """Established or half closed, in the pod's namespace or the node's: those in stock are neither."""
-        with self._stage.pod.netns.entered():
-            said = subprocess.run(
-                ["ss", "-tnpOH", "state", "connected"], capture_output=True, text=True, check=True
-            )
-        return said.stdout.count(f"pid={self._stage.lab.agent.worker()},")
+        """Established or half closed: those in stock are neither."""
+        worker = self._stage.agent.worker()
+        with namespaces(worker, self._stage.agent.process.pid) as found:
+            lines = [line for netns in found for line in tcp_sockets(netns, "-p", "state", "connected")]
+        return sum(f"pid={worker}," in line for line in lines)

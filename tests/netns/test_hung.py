@@ -108,3 +108,20 @@ def test_both_stopped_new_connections_are_the_app_s_within_a_second(own):
         load.wait_for(own.bob.name, own.bob.name, 20)
     assert load.strays() == []
     assert judge(load, own.books, replays=True) == []
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_laptop_that_is_busy_for_a_moment_gets_its_requests_all_the_same(stage, method):
+    """Its signs of life are missed for less time than says that it has gone."""
+    stage.plays()
+    daemon = stage.bob.client.info()["pid"]
+    for _ in range(3):
+        with stage.connect() as sock:
+            os.kill(daemon, signal.SIGSTOP)
+            try:
+                sock.sendall(stage.matched(method, body=b"abc" if method == b"POST" else b""))
+                time.sleep(1.2)
+            finally:
+                os.kill(daemon, signal.SIGCONT)
+            assert answer(sock) == (200, "bob 3" if method == b"POST" else "bob 0")
+        time.sleep(1)
