@@ -91,6 +91,30 @@ def test_pipelined_requests_are_answered_in_order(bed):
     ]
 
 
+@pytest.mark.slow
+def test_time_alone_decides_nothing(bed):  # S69
+    bed(behind_tunnel(answering("handler")))
+    with bed.connect() as sock:
+        time.sleep(11.5)
+        sock.sendall(TO_ME)
+        assert answer(sock) == (200, "handler 0")
+
+
+def test_when_no_rule_stands_nothing_is_refused(bed, lab):
+    bed(behind_tunnel(answering("handler")))
+    bad = b"GET / HTTP/1.1\r\nHost: a\r\nX : y\r\n\r\n"
+    with bed.connect() as sock:
+        sock.sendall(TO_ME)
+        assert answer(sock) == (200, "handler 0")
+        lab.rules()
+        time.sleep(0.3)
+        sock.sendall(bad)
+        assert answer(sock) == (200, "app 0")
+        sock.sendall(TO_ME)
+        assert answer(sock) == (200, "app 0")
+    assert [head.partition(b"X")[2][:3] for head, _ in bed.log] == [b" : ", b"-Me"]
+
+
 def refusing(sock):
     sock.sendall(b"\1")
     sock.shutdown(socket.SHUT_WR)
