@@ -10,9 +10,9 @@ BIN := .venv/bin
 # What tpnet runs on: BCC comes from Debian, not from PyPI; nginx is the shop of demo and tutorial, curl its customer.
 PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light curl
 # What its tests and benchmarks measure against.
-TEST_PACKAGES := $(PACKAGES) haproxy wrk procps
+TEST_PACKAGES := $(PACKAGES) haproxy wrk procps nodejs nghttp2-proxy nftables
 # What its test cluster is made of, besides Kubernetes itself, which is built from source.
-CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins nftables iptables conntrack mmdebstrap buildah
+CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins iptables conntrack mmdebstrap buildah
 # For cluster-up: LAPTOPS=3; DUAL=1, which is IPv6 beside IPv4; AGENT=1 for the agents' image; USERS=bob:shop for a
 # kubeconfig of bob's that looks at the namespace shop. For cluster-down: ID=abc123.
 LAPTOPS := 2
@@ -20,6 +20,10 @@ DUAL :=
 AGENT :=
 USERS :=
 ID :=
+# For soak: how long, how many requests a second, and the seed of an order that is to come again.
+SECONDS := 600
+RATE := 300
+SEED :=
 
 # Installs the Debian packages in $(1) that are missing. policy-rc.d keeps them from starting services of their own.
 define install_packages
@@ -48,7 +52,7 @@ define three_at_once
 	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none $(1); }
 endef
 
-.PHONY: help demo test lint type unit netns cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
+.PHONY: help demo test lint type unit netns soak cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,7 +97,10 @@ unit: .venv/.dev ## tests that need neither root nor a network
 	@$(BIN)/pytest -q -n 2 tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
-	@$(call three_at_once,tests/netns)
+	@$(call three_at_once,tests/netns tests/soak)
+
+soak: test-packages .venv/.dev ## faults of every kind under load, for as long as one asks; SECONDS=600 RATE=300 SEED=1; root
+	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 cluster-packages:
 	@$(call install_packages,$(CLUSTER_PACKAGES))

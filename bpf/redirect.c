@@ -4,7 +4,8 @@
 // Compiled by tpnet/datapath/loader.py through BCC, attached to one network namespace by a link. Whatever it does not
 // positively know it passes: an empty map means "as if never there". UAPI contexts only, so no kernel headers.
 
-// BCC rewrites .lookup(); these two it has no macro for, so they are called by number (include/uapi/linux/bpf.h).
+// BCC rewrites .lookup(); these it has no macro for, so they are called by number (include/uapi/linux/bpf.h).
+static __u64 (*ktime_get_ns)(void) = (void *)5;
 static long (*sk_release)(void *sock) = (void *)86;
 static long (*sk_assign)(struct bpf_sk_lookup *ctx, void *sock, __u64 flags) = (void *)124;
 
@@ -32,13 +33,62 @@ BPF_TABLE("sockhash", struct endpoint, __u64, listeners, 1024);
 // The agent's own connections to the app, by the address and port they come from.
 BPF_TABLE("lru_hash", struct endpoint, __u8, bypass, 4096);
 
+// Where among the signs a port has its two words, IPv4's and IPv6's. Ports that were never redirected have none.
+BPF_TABLE("hash", __u32, __u32, places, 1024);
+
+// Signs of life, the same map in every namespace of an agent. Its processes write them through memory, and so at no
+// price: see tpnet/kernel/signs.py, which has the same indices, times and levels.
+BPF_F_TABLE("array", __u32, __u64, signs, 8192, BPF_F_MMAPABLE);
+
+enum { WORKER = 0, SUPERVISOR = 1, WITHDRAWN = 2, FIRST_PLACE = 4 };
+enum { AWAY = 0, LOW = 1, SERVES = 2, ALWAYS = 3 };
+
+#define WORKER_NS 1000000000ULL
+#define SUPERVISOR_NS 300000000ULL
+// ktime_get_ns is the fast clock, which may be a little behind the one that the processes read.
+#define AHEAD_NS 10000000ULL
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE __u64 sign(__u32 index)
+{
+	__u64 *word = signs.lookup(&index);
+
+	return word ? *(volatile __u64 *)word : 0;
+}
+
+// Whether its last sign of life is at most so old. One from further ahead is none: the difference is huge then.
+INLINE int alive(__u32 who, __u64 limit)
+{
+	__u64 last = sign(who);
+
+	return ktime_get_ns() + AHEAD_NS - last <= limit + AHEAD_NS;
+}
+
+// Whether somebody is there to take the connection.
+INLINE int taken_care_of(__u32 place)
+{
+	__u64 level = sign(place);
+
+	if (level == ALWAYS)
+		return 1;
+	if ((level != SERVES && level != LOW) || sign(WITHDRAWN))
+		return 0;
+	return alive(WORKER, WORKER_NS) && (level == SERVES || alive(SUPERVISOR, SUPERVISOR_NS));
+}
+
 int redirect(struct bpf_sk_lookup *ctx)
 {
 	struct endpoint remote = {};
 	struct endpoint local = {};
+	__u32 port = ctx->local_port;
+	__u32 *place;
 	void *listener;
 
 	if (ctx->protocol != PROTOCOL_TCP)
+		return SK_PASS;
+
+	place = places.lookup(&port);
+	if (!place || !taken_care_of(*place + (ctx->family == FAMILY_INET6)))
 		return SK_PASS;
 
 	if (ctx->family == FAMILY_INET) {

@@ -1,6 +1,6 @@
-"""What this computer's own session knows of itself, and the API server does not.
+"""What this computer's own session knows of itself, and neither API server nor agent does.
 
-The commands that show a cluster's state add it: whether one's handlers listen, how the tunnel to each node is. It
+The commands that show intercepts add it: whether one's handlers listen, how the tunnel to each node is. It
 must never start a session.
 """
 
@@ -46,7 +46,11 @@ def _known(item: InterceptStatus, entry: dict[str, Any], agents: list[dict[str, 
     if up:
         problems += [f"the agent of node {node} does not answer; the app answers there" for node in silent]
     return dataclasses.replace(
-        item, handler_up=bool(entry["handler_up"]), session_up=up, problems=tuple(problems)
+        item,
+        handler_up=bool(entry["handler_up"]),
+        handler_problem=str(entry["handler_problem"]),
+        session_up=up,
+        problems=tuple(problems),
     )
 
 

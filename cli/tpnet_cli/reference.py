@@ -31,6 +31,7 @@ What each exit code means: [exit codes](exit-codes.md).
 | `KUBECONFIG` | the cluster, as for kubectl | `~/.kube/config` |
 | `TPNET_RUN_DIR` | the agent's folder, with its socket; without a cluster, then | `/run/tpnet` |
 | `TPNET_USER` | your name, without a cluster | who called sudo, or who logged in |
+| `TPNET_CACHE_DIR` | where an agent keeps what it has compiled, for its next start | `/var/cache/tpnet` |
 | `TPNET_STATE_DIR` | where the id of `--http-header auto` is kept | `~/.local/state/tpnet` |
 | `TPNET_LAB_DIR` | the labs' files | `/run/tpnet-lab` |
 | `NO_COLOR` | no colours | |

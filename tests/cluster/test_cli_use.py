@@ -92,7 +92,7 @@ def test_list_status_watch_and_explain_tell_the_same_story(desk):
     assert (item["intercept"]["name"], item["ready"], item["total"]) == (f"{desk.namespace}/{name}", 2, 2)
     assert not item["handler_up"]  # nobody listens on 9999, which this computer knows
     listed = desk.tpnet("list", *place).stdout
-    assert f"{name}: nothing listens on 127.0.0.1:9999; its requests go to the app" in listed
+    assert f"{name}: nothing listens on localhost:9999; its requests go to the app" in listed
     assert f"{desk.namespace}/{name}" in admin(desk.cluster, "list", "-A").stdout
     wait_until(
         lambda: "down" not in desk.tpnet("status", *place).stdout,
@@ -104,10 +104,10 @@ def test_list_status_watch_and_explain_tell_the_same_story(desk):
     assert re.search(rf"session +{desk.user}-[0-9a-f]{{8}} · since", status)
     assert re.search(r"tunnel +n[12] +up +udp 172\.30\.0\.1[12]:21820", status)
     assert f"{desk.namespace}/orders:80   2/2 pods redirected" in status
-    assert desk.data("status", *place)["session"]["intercepts"][0]["handler"] == "127.0.0.1:9999"
+    assert desk.data("status", *place)["session"]["intercepts"][0]["handler"] == "localhost:9999"
     told = desk.tpnet("explain", "orders", "/x", "-H", "Coder: Bob", *place).stdout
     assert "goes to" in told
-    assert "127.0.0.1:9999" in told.splitlines()[-1]
+    assert "localhost:9999" in told.splitlines()[-1]
     assert "goes to the app" in desk.tpnet("explain", "orders", "/x", *place).stdout
     assert name in desk.tpnet("watch", "--once", *place).stdout
     assert name in desk.tpnet("watch", name, "--once", *place).stdout
@@ -162,7 +162,7 @@ def test_a_missing_handler_is_a_warning_and_the_pods_answer(desk):
         "intercept", "orders", "--http-header=Coder=Bob", "-n", desk.namespace, "-p", "9998:p80"
     )
     assert (
-        "! handler   nothing listens on 127.0.0.1:9998 yet; requests go to the app until it does"
+        "! handler   nothing listens on localhost:9998; requests go to the app until that changes"
         in done.stdout
     )
     assert not desk.answers("/", "Coder: Bob")

@@ -28,6 +28,11 @@ GET = b"GET /api HTTP/1.1\r\nhost: shop\r\n%s\r\n"
 MATCHED = GET % b"coder: bob\r\n"
 
 
+# What the first agent has compiled serves the others of this run, as on a node.
+_COMPILED = tempfile.TemporaryDirectory(prefix="tpn-compiled-")
+os.environ["TPNET_CACHE_DIR"] = _COMPILED.name
+
+
 class Agent:
     """An agent's process, once ``start`` was called, in a namespace called ``node``. ``run_dir`` is its own."""
 
@@ -41,10 +46,10 @@ class Agent:
         ip("netns", "add", self.node)
         ip("-n", self.node, "link", "set", "lo", "up")
 
-    def launch(self, patch="", through=()):
+    def launch(self, patch="", through=(), stderr=None):
         """Another process of the agent, started ``through`` a command.
 
-        ``patch`` is Python run before it, to shorten times.
+        ``patch`` is Python run before it, to shorten times. Its log goes to ``log`` unless ``stderr`` is given.
         """
         code = f"import sys\n{patch}\nfrom tpnet.agent.supervisor import main\nsys.exit(main(sys.argv[1:]))"
         with self.log.open("ab") as log:
@@ -55,21 +60,20 @@ class Agent:
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
             )
 
-    def start(self, patch=""):
-        self.process = self.launch(patch)
+    def start(self, patch="", **more):
+        self.process = self.launch(patch, **more)
         wait_until(self.answers, 20, lambda: f"the agent does not answer\n{self.words()}")
         return self
 
     def answers(self):
         assert self.process.poll() is None, self.words()
         try:
-            self.control.info()
+            return self.control.info().pid == self.process.pid  # not one before it, which is still ending
         except NotThere:
             return False
-        return True
 
     def stop(self, seconds=15):
         """SIGTERM; its exit code."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from agent_lab import Agent
+from laptops import Scene, Stage
 from podnet import PodNet
 
 
@@ -40,6 +41,20 @@ def agent():
 
 
 @pytest.fixture
+def scene(agent):
+    """A pod and a developer of this test's own, at the file's agent."""
+    with contextlib.closing(Scene(agent)) as scene:
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def stage(agent):
+    """A pod, and a developer who intercepts it, for all tests of a file; each says what app and handler do."""
+    with contextlib.closing(Stage(agent)) as stage:
+        yield stage
+
+
+@pytest.fixture
 def make_podnet():
     """``make_podnet(pods=2)``: a client and several pods."""
     made = []
@@ -59,3 +74,12 @@ def program():
     from tpnet.datapath.program import compile_program
 
     return compile_program()
+
+
+@pytest.fixture(scope="session")
+def signs():
+    """Signs of life for redirects that no worker serves."""
+    from tpnet.kernel.signs import Signs
+
+    with contextlib.closing(Signs.create()) as signs:
+        yield signs

@@ -42,6 +42,7 @@ class Agent:
         self.end = lab.end(node, port=21820)
         self.endpoints = (f"{address}:21820",)
         self.sessions, self.intercepts, self.handlers = {}, {}, {}
+        self.says_goodbye = False
         self.calls = []
         self.news = []
         self.refuse = None
@@ -75,6 +76,9 @@ class Agent:
         server = await asyncio.start_unix_server(self._serve, self.path)
         self._started.set()
         await self._stop.wait()
+        if self.says_goodbye:
+            self.receiver.goodbye()
+            await asyncio.sleep(0.05)
         server.close()
         self.path.unlink()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -195,6 +199,9 @@ class Computer:
 
     def restart_agent(self):
         self.agent.close()
+        self.start_agent()
+
+    def start_agent(self):
         self.agent = Agent(self.lab, self.node, self.node_ip, self.run_dir)
 
     def handler(self, port=8080, host="127.0.0.1"):

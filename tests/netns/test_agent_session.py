@@ -4,80 +4,15 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import replace
-from uuid import uuid4
 
 import pytest
 from agent_lab import GET, MATCHED, AgentLab, ask, wait_until
-from podnet import App
-from tunnel_lab import Lab
+from laptops import Laptops
 from worker_lab import Bulk, Server, peak
 
 from tpnet.agent.status import memory_kib
-from tpnet.datapath.netns import NetNs
-from tpnet.model import Conflict, HeaderRule, OnFailure, PathKind, PathRule, TpnetError
-from tpnet.session.client import SessionClient, ensure_session
-
-
-class Laptops:
-    """Laptops, each joined to the agent's node, and their users' session daemons."""
-
-    def __init__(self, agent):
-        self.agent = agent
-        self._lab = Lab()
-        self._node = self._lab.keep(NetNs.from_name(agent.node))
-        self._users = []
-        self._apps = []
-
-    def user(self, name):
-        return User(self, name)
-
-    def connect(self, laptop):
-        self._lab.join(self._node, laptop)
-
-    def keep(self, user, app):
-        self._users.append(user)
-        self._apps.append(app)
-
-    def ns(self, label):
-        return self._lab.ns(label)
-
-    def close(self):
-        for user in self._users:
-            with contextlib.suppress(TpnetError):
-                SessionClient(self.agent.run_dir, user).quit()
-        for app in self._apps:
-            app.close()
-        self._lab.close()
-
-
-class User:
-    """A developer with a laptop, a handler on its port 8080, and a session."""
-
-    def __init__(self, laptops, name):
-        self.name = f"{name}{uuid4().hex[:4]}"
-        self.laptop = laptops.ns(self.name)
-        laptops.connect(self.laptop)
-        self.start_handler()
-        laptops.keep(self.name, self)
-        with self.laptop.entered():
-            self.client = ensure_session(laptops.agent.run_dir, self.name, name=f"{self.name}@laptop")
-
-    def start_handler(self):
-        self.handler = App(self.laptop, 8080, self.name, "http", "127.0.0.1")
-
-    def draft(self, lab, name, **more):
-        base = lab.intercept(f"{name}-{self.name}", self.name, handler="127.0.0.1:8080")
-        return replace(base, session="", **more)
-
-    def add(self, lab, name="orders", **more):
-        return self.client.add(self.draft(lab, name, **more))
-
-    def matched(self):
-        return GET % b"coder: %s\r\n" % self.name.encode()
-
-    def close(self):
-        self.handler.close()
+from tpnet.model import Conflict, HeaderRule, OnFailure, PathKind, PathRule
+from tpnet.session.client import ensure_session
 
 
 @pytest.fixture
@@ -223,6 +158,19 @@ def test_agent_killed_and_started_again_gets_session_and_intercept_back(laptops,
     lab.agent.start()
     goes_to(lab, bob.matched(), bob.name, seconds=15)
     assert lab.control.status().sessions[0].up
+
+
+def test_agent_that_ends_says_goodbye_and_the_next_one_has_everything_within_a_second(laptops, lab):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    assert goes_to(lab, bob.matched(), bob.name)
+    assert lab.agent.stop() == 0
+    assert wait_until(lambda: not bob.client.info()["up"], 0.5)
+    assert goes_to(lab, bob.matched(), "the app")
+    lab.agent.start()
+    ready = time.monotonic()
+    goes_to(lab, bob.matched(), bob.name, seconds=5)
+    assert time.monotonic() - ready < 1.0
 
 
 def test_intercept_made_and_removed_under_load_with_a_session(lab, laptops):

@@ -1,24 +1,40 @@
+import contextlib
 import ctypes
 import errno
+import functools
 import json
 import os
 import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 
-from tpnet.datapath import loader
+from tpnet.datapath import cache, loader
+from tpnet.datapath import program as program_module
 from tpnet.datapath.netns import NetNs
-from tpnet.datapath.program import Program, compile_program, source_folder
+from tpnet.datapath.program import Program, compile_program, ready_program, source_folder
+from tpnet.datapath.redirect import probe
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
 from tpnet.kernel.endpoint import ENDPOINT, pack_endpoint
 from tpnet.kernel.libc import syscall
+from tpnet.kernel.signs import (
+    FIRST_PLACE,
+    SUPERVISOR,
+    SUPERVISOR_SECONDS,
+    WITHDRAWN,
+    WORKER,
+    WORKER_SECONDS,
+    Level,
+    Signs,
+)
+from tpnet.kernel.signs import SPEC as SIGNS
 from tpnet.model import Refused, TpnetError
 from tpnet.proxy import bypass
 from tpnet.proxy.bypass import BypassMap
@@ -49,10 +65,24 @@ def scratch():
 
 
 @pytest.fixture
-def loaded(program):
-    made = program.load()
+def life():
+    with contextlib.closing(Signs.create()) as life:
+        yield life
+
+
+@pytest.fixture
+def loaded(program, life):
+    made = program.load(life)
     yield made
     made.close()
+
+
+def place_of(loaded, life, port, level=Level.ALWAYS):
+    """Where the levels of a port are that gets connections."""
+    place = life.take_place()
+    life.set_levels(place, level)
+    bpf.map_update(loaded.maps["places"], struct.pack("=I", port), struct.pack("=I", place))
+    return place
 
 
 @pytest.fixture
@@ -165,8 +195,10 @@ TABLE = {
 
 
 @pytest.mark.parametrize("row", TABLE)
-def test_packet_table(loaded, listeners, row):
+def test_packet_table(loaded, life, listeners, row):
     packet, map_entries, bypass_entries, expected = TABLE[row]
+    for port in {port for _, port in map_entries}:
+        place_of(loaded, life, port)
     for (address, port), name in map_entries.items():
         value = struct.pack("=Q", listeners[name].fileno())
         bpf.map_update(loaded.maps["listeners"], pack_endpoint(address, port), value)
@@ -182,7 +214,95 @@ def test_packet_table(loaded, listeners, row):
     assert cookie == wanted
 
 
-def test_an_entry_goes_with_its_listener(loaded, scratch):
+NEVER = 1 << 62
+LIFE = {
+    # name: level, ages of the worker's and the supervisor's last signs in seconds, withdrawn, selected
+    "both live": (Level.SERVES, 0.0, 0.0, 0, True),
+    "the worker alone": (Level.SERVES, 0.0, NEVER, 0, True),
+    "the worker a moment ago": (Level.SERVES, 0.8, NEVER, 0, True),
+    "the worker hangs": (Level.SERVES, 1.2, 0.0, 0, False),
+    "the worker was never there": (Level.SERVES, NEVER, 0.0, 0, False),
+    "low, both live": (Level.LOW, 0.0, 0.0, 0, True),
+    "low, both a moment ago": (Level.LOW, 0.8, 0.1, 0, True),
+    "low, the supervisor hangs": (Level.LOW, 0.0, 0.5, 0, False),
+    "low, the worker hangs": (Level.LOW, 1.2, 0.0, 0, False),
+    "away, both live": (Level.AWAY, 0.0, 0.0, 0, False),
+    "withdrawn, both live": (Level.SERVES, 0.0, 0.0, 1, False),
+    "tried, nobody lives": (Level.ALWAYS, NEVER, NEVER, 1, True),
+    "a level that is none": (4, 0.0, 0.0, 0, False),
+    "a level that is a huge number": (2**64 - 1, 0.0, 0.0, 0, False),
+    "a sign from a little ahead": (Level.LOW, -0.005, -0.005, 0, True),
+    "a sign from far ahead": (Level.SERVES, -1000.0, 0.0, 0, False),
+}
+
+
+@pytest.mark.parametrize("packet", [V4 / TO_80, V6 / TO_80], ids=["v4", "v6"])
+@pytest.mark.parametrize("row", LIFE)
+def test_signs_of_life(loaded, life, listeners, row, packet):
+    level, worker, supervisor, withdrawn, selected = LIFE[row]
+    value = struct.pack("=Q", listeners["A"].fileno())
+    for address in (ANY4, ANY6):
+        bpf.map_update(loaded.maps["listeners"], pack_endpoint(address, 80), value)
+    place = place_of(loaded, life, 80, Level.AWAY)
+    life._words[place + (packet.version == 6)] = level
+    life._words[WITHDRAWN] = withdrawn
+    deadline = time.monotonic() + 10
+    while True:  # again if this process was not on time
+        began = time.monotonic()
+        for who, age in ((WORKER, worker), (SUPERVISOR, supervisor)):
+            life._words[who] = 0 if age == NEVER else max(time.monotonic_ns() - int(age * 1e9), 0)
+        verdict, cookie = run(loaded.program, packet)
+        if time.monotonic() - began < 0.1 or time.monotonic() > deadline:
+            break
+    assert verdict == SK_PASS
+    assert bool(cookie) == selected
+
+
+def test_a_level_is_of_its_family_and_port_alone(loaded, life, listeners):
+    value = struct.pack("=Q", listeners["A"].fileno())
+    for port in (80, 81):
+        for address in (ANY4, ANY6):
+            bpf.map_update(loaded.maps["listeners"], pack_endpoint(address, port), value)
+    one, other = place_of(loaded, life, 80), place_of(loaded, life, 81)
+    packets = {(one, True): V4 / TO_80, (one, False): V6 / TO_80}
+    packets |= {(other, True): V4 / TCP(dport=81), (other, False): V6 / TCP(dport=81)}
+    for place, v4 in packets:
+        life.set_level(place, Level.AWAY, v4=v4)
+        assert life.level(place, v4=v4) is Level.AWAY
+        for (where, family), packet in packets.items():
+            assert bool(run(loaded.program, packet)[1]) == ((where, family) != (place, v4))
+        life.set_level(place, Level.ALWAYS, v4=v4)
+
+
+def test_a_port_without_a_place_is_the_apps(loaded, listeners):
+    value = struct.pack("=Q", listeners["A"].fileno())
+    bpf.map_update(loaded.maps["listeners"], pack_endpoint(ANY4, 80), value)
+    assert run(loaded.program, V4 / TO_80) == (SK_PASS, 0)
+
+
+def test_places_are_had_once_and_again_when_they_are_given_back(life):
+    places = [life.take_place() for _ in range((SIGNS.entries - FIRST_PLACE) // 2)]
+    assert len(set(places)) == len(places)
+    assert min(places) == FIRST_PLACE
+    assert max(places) == SIGNS.entries - 2
+    with pytest.raises(OSError, match="4094 targets"):
+        life.take_place()
+    life.set_levels(places[7], Level.SERVES)
+    life.free_place(places[7])
+    assert life.level(places[7], v4=True) is Level.AWAY
+    assert life.take_place() == places[7]
+
+
+def test_a_sign_costs_no_system_call(life):
+    """Written by another process, seen here: it is the same memory."""
+    code = "import sys, resource\nfrom tpnet.kernel.signs import *\nsigns = Signs(int(sys.argv[1]))\nsigns.beat(WORKER)"
+    assert life.last(WORKER) == 0
+    subprocess.run([sys.executable, "-c", code, str(life.fd)], pass_fds=[life.fd], check=True)
+    assert 0 <= time.monotonic() - life.last(WORKER) < 20
+
+
+def test_an_entry_goes_with_its_listener(loaded, life, scratch):
+    place_of(loaded, life, 80)
     listener = scratch.socket(socket.AF_INET6, socket.SOCK_STREAM)
     listener.listen()
     bpf.map_update(
@@ -244,6 +364,11 @@ def test_the_layouts_are_those_of_c(tmp_path):
         f"BPF_MAP_UPDATE_ELEM == {bpf.BPF_MAP_UPDATE_ELEM}",
         f"BPF_MAP_DELETE_ELEM == {bpf.BPF_MAP_DELETE_ELEM}",
         f"BPF_LINK_CREATE == {bpf.BPF_LINK_CREATE}",
+        f"WORKER == {WORKER} && SUPERVISOR == {SUPERVISOR} && WITHDRAWN == {WITHDRAWN}",
+        f"FIRST_PLACE == {FIRST_PLACE}",
+        *(f"{level.name} == {level.value}" for level in Level),
+        f"WORKER_NS == {int(WORKER_SECONDS * 1e9)}",
+        f"SUPERVISOR_NS == {int(SUPERVISOR_SECONDS * 1e9)}",
     ]
     result, told = asserting(tmp_path, facts)
     assert "error" not in result, told
@@ -257,14 +382,18 @@ def test_a_wrong_layout_would_be_found(tmp_path):
 
 def test_the_maps_are_as_python_takes_them(program):
     maps = {spec.name: spec for spec in program.maps}
-    assert set(maps) == {"listeners", "bypass"}
+    assert set(maps) == {"listeners", "bypass", "places", "signs"}
+    assert maps.pop("signs") == SIGNS
+    assert (maps["places"].key_size, maps.pop("places").value_size) == (4, 4)
     assert {spec.key_size for spec in maps.values()} == {ENDPOINT.size}
     assert (maps["listeners"].value_size, maps["bypass"].value_size) == (8, 1)
 
 
-def test_each_load_has_maps_of_its_own(program, listeners):
-    first, second = program.load(), program.load()
+def test_each_load_has_maps_of_its_own(program, life, listeners):
+    first, second = program.load(life), program.load(life)
     try:
+        for one in (first, second):
+            place_of(one, life, 80)
         value = struct.pack("=Q", listeners["A"].fileno())
         bpf.map_update(first.maps["listeners"], pack_endpoint("0.0.0.0", 80), value)
         assert run(first.program, V4 / TO_80)[1]
@@ -279,10 +408,10 @@ def test_llvm_never_comes_into_this_process(program):
     assert "libLLVM" not in Path("/proc/self/maps").read_text()
 
 
-def test_the_verifiers_word_is_passed_on(program):
+def test_the_verifiers_word_is_passed_on(life):
     exit_at_once = struct.pack("=BBhi", 0x95, 0, 0, 0)  # R0 was never set
     with pytest.raises(Refused, match=r"verifier says: .*R0") as refused:
-        Program(exit_at_once, (), ()).load()
+        Program(exit_at_once, (), ()).load(life)
     assert "EACCES" in refused.value.message
 
 
@@ -345,3 +474,61 @@ def test_attaching_to_something_that_is_no_namespace_is_explained(loaded):
         bpf.link_to_netns(loaded.program, null.fileno())
     error = explain_refusal(refused.value, "link")
     assert errno.errorcode[refused.value.errno] in error.message
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """An empty place for what is compiled, and how often something was."""
+    compiled = []
+    once = functools.cache(program_module._compile)
+    monkeypatch.setenv("TPNET_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(program_module, "_compile", lambda sources: (compiled.append(1), once(sources))[1])
+    return tmp_path / "programs", compiled
+
+
+def test_the_next_start_compiles_nothing_and_proves_what_it_found(kept):
+    folder, compiled = kept
+    proven = []
+    first = ready_program(proven.append)
+    again = ready_program(lambda program: (proven.append(program), probe(program)))
+    assert first == again
+    assert proven == [first, again]
+    assert len(compiled) == 1
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_something_odd_that_was_kept_is_compiled_anew_and_replaced(kept):
+    folder, compiled = kept
+    good = ready_program(probe)
+    (entry,) = folder.iterdir()
+    whole = entry.read_bytes()
+    odd = [
+        {},
+        {"code": "zz", "maps": [], "relocations": []},
+        {"code": "95" + "00" * 7, "maps": [], "relocations": []},  # the verifier refuses it
+        {"code": "00", "maps": [{"nonsense": 1}], "relocations": []},
+        {"code": good.code.hex(), "maps": [], "relocations": list(good.relocations)},
+        {
+            "code": "b700000001000000" + "95" + "00" * 7,
+            "maps": [],
+            "relocations": [],
+        },  # valid, and does nothing
+        [1, 2],
+    ]
+    for number, content in enumerate(odd):
+        cache.keep(folder, entry.name, content)
+        assert ready_program(probe) == good
+        assert len(compiled) == number + 2
+        assert entry.read_bytes() == whole
+
+
+def test_what_cannot_be_proven_is_not_kept(kept):
+    folder, compiled = kept
+
+    def prove(program):
+        raise TpnetError("It does not work.")
+
+    with pytest.raises(TpnetError, match="does not work"):
+        ready_program(prove)
+    assert compiled == [1]
+    assert not folder.exists()

@@ -42,8 +42,8 @@ def descriptors():
 
 
 @pytest.fixture
-def redirect(podnet, program):
-    with EbpfRedirect(podnet.pod.netns, program) as made:
+def redirect(podnet, program, signs):
+    with EbpfRedirect(podnet.pod.netns, program, signs) as made:
         yield made
 
 
@@ -149,9 +149,9 @@ def test_a_bypass_entry_lets_one_endpoint_reach_the_app(podnet, redirect, family
             door.accept()[0].close()
 
 
-def test_a_listener_that_is_gone_means_the_app(podnet, program):
+def test_a_listener_that_is_gone_means_the_app(podnet, program, signs):
     podnet.pod.app(8080, "the app")
-    with EbpfRedirect(podnet.pod.netns, program) as redirect:
+    with EbpfRedirect(podnet.pod.netns, program, signs) as redirect:
         listener = redirect.add(8080)
         redirect.enable(8080)
         os.close(listener.detach())  # as if its last holder had died
@@ -168,12 +168,12 @@ def test_open_connections_stay_with_the_app(podnet, redirect):
         assert client.recv(64) == b"still here"
 
 
-def test_several_ports_and_namespaces_at_once(make_podnet, program):
+def test_several_ports_and_namespaces_at_once(make_podnet, program, signs):
     net = make_podnet(pods=2)
     with contextlib.ExitStack() as stack:
         doors = {}
         for pod in net.pods:
-            redirect = stack.enter_context(EbpfRedirect(pod.netns, program))
+            redirect = stack.enter_context(EbpfRedirect(pod.netns, program, signs))
             for port in (8080, 9090):
                 pod.app(port, f"{pod.name}:{port}")
                 doors[pod.name, port] = Door(redirect.add(port))
@@ -236,15 +236,18 @@ def test_nobody_can_connect_to_the_listener_itself(podnet, redirect):
     assert Door(listener).empty()
 
 
-def test_a_second_agent_is_refused_by_name_and_let_in_afterwards(podnet, program):
-    with EbpfRedirect(podnet.pod.netns, program), pytest.raises(Conflict, match=f"process {os.getpid()}"):
-        EbpfRedirect(podnet.pod.netns, program)
-    EbpfRedirect(podnet.pod.netns, program).close()
+def test_a_second_agent_is_refused_by_name_and_let_in_afterwards(podnet, program, signs):
+    with (
+        EbpfRedirect(podnet.pod.netns, program, signs),
+        pytest.raises(Conflict, match=f"process {os.getpid()}"),
+    ):
+        EbpfRedirect(podnet.pod.netns, program, signs)
+    EbpfRedirect(podnet.pod.netns, program, signs).close()
 
 
-def test_close_leaves_no_descriptor_and_no_socket(podnet, program):
+def test_close_leaves_no_descriptor_and_no_socket(podnet, program, signs):
     before = descriptors()
-    redirect = EbpfRedirect(podnet.pod.netns, program)
+    redirect = EbpfRedirect(podnet.pod.netns, program, signs)
     redirect.add(8080)
     redirect.enable(8080)
     redirect.add(9090)
@@ -260,7 +263,8 @@ import sys, time
 from tpnet.datapath.netns import NetNs
 from tpnet.datapath.program import compile_program
 from tpnet.datapath.redirect import EbpfRedirect
-redirect = EbpfRedirect(NetNs.from_name(sys.argv[1]), compile_program())
+from tpnet.kernel.signs import Signs
+redirect = EbpfRedirect(NetNs.from_name(sys.argv[1]), compile_program(), Signs.create())
 redirect.add(8080)
 redirect.enable(8080)
 print("ready", flush=True)
@@ -294,14 +298,14 @@ def back_on_the_app(podnet, app):
         holder.stdout.close()
 
 
-def test_kill_9_of_the_holder_gives_new_connections_to_the_app_within_10_ms(podnet, program):
+def test_kill_9_of_the_holder_gives_new_connections_to_the_app_within_10_ms(podnet, program, signs):
     app = podnet.pod.app(8080, "the app")
     tries = [back_on_the_app(podnet, app) for _ in range(3)]
     assert max(resets for _, resets in tries) <= 1
     assert (
         statistics.median(seconds for seconds, _ in tries) < 0.010
     )  # a busy machine may let the test itself wait
-    EbpfRedirect(podnet.pod.netns, program).close()  # the lock went with it
+    EbpfRedirect(podnet.pod.netns, program, signs).close()  # the lock went with it
 
 
 def test_new_connections_never_fail_while_a_redirect_comes_and_goes(podnet, redirect):
@@ -320,9 +324,9 @@ def test_new_connections_never_fail_while_a_redirect_comes_and_goes(podnet, redi
                 assert client.recv(4096).endswith(b"the app")
 
 
-def test_a_removed_namespace_is_freed_once_the_redirect_lets_go(podnet, program):
+def test_a_removed_namespace_is_freed_once_the_redirect_lets_go(podnet, program, signs):
     pod = podnet.pod
-    redirect = EbpfRedirect(pod.netns, program)
+    redirect = EbpfRedirect(pod.netns, program, signs)
     redirect.add(8080)
     redirect.enable(8080)
     subprocess.run(["ip", "netns", "delete", pod.name], check=True)

@@ -141,7 +141,8 @@ def test_refused_intercept_leaves_nothing(computer):
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"handler": "8080"}, InvalidInput, "is not HOST:PORT"),
+        ({"handler": "my host:80"}, InvalidInput, "is not HOST:PORT"),
+        ({"handler": "dev-box"}, InvalidInput, "names no port"),
         ({"user": "eve"}, InvalidInput, "not of eve"),
     ],
 )
@@ -248,6 +249,23 @@ def test_restarted_agent_gets_the_session_and_its_intercepts_again(computer):
     exchange(computer.agent, handler, "one")
     exchange(computer.agent, handler, "two")
     assert session.info()["up"]
+
+
+@pytest.mark.parametrize("away", [0.0, 3.0])
+def test_after_a_goodbye_the_next_agent_has_session_and_intercepts_within_a_second(computer, away):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft("one"))
+    session.add(computer.draft("two"))
+    computer.agent.says_goodbye = True
+    computer.agent.close()
+    time.sleep(away)
+    computer.start_agent()
+    started = time.monotonic()
+    assert wait_until(lambda: set(computer.agent.intercepts) == {"one", "two"}, 8)
+    assert time.monotonic() - started < 1.0
+    exchange(computer.agent, handler, "one")
+    assert wait_until(lambda: session.info()["up"])
 
 
 def test_f10_dropped_session_registers_again(computer):
@@ -401,14 +419,99 @@ def test_other_users_may_not_ask(computer):
     assert session.info()["up"]
 
 
-def test_handler_by_ipv6_and_by_name(computer):
-    six = computer.handler(8086, "::1")
+@pytest.mark.slow
+def test_what_is_under_way_when_an_intercept_is_left_ends_in_its_own_time(computer):
+    handler = computer.handler()
     session = computer.ensure()
-    assert session.add(computer.draft("six", "[::1]:8086")).handler_up
-    assert session.add(computer.draft("name", "localhost:8086")).handler_up
-    assert not session.add(computer.draft("four", "127.0.0.1:8086")).handler_up
-    exchange(computer.agent, six, "six")
-    exchange(computer.agent, six, "name")
+    session.add(computer.draft())
+    pid = session.info()["pid"]
+    with computer.agent.dial("shop") as client, handler.accept()[0] as served:
+        assert receive(client, 1) == b"\x00"
+        client.sendall(b"question")
+        assert receive(served, 8) == b"question"
+        assert session.remove("shop") == {"draining": 1, "last": True, "told": True}
+        time.sleep(12)
+        assert session.info()["draining"] == 1
+        served.sendall(b"answer")
+        assert receive(client, 6) == b"answer"
+        assert session.info()["pid"] == pid
+    assert wait_until(lambda: gone(pid))
+
+
+def test_quit_waits_for_what_is_under_way_for_a_time_and_says_what_it_cut(computer):
+    handler = computer.handler()
+    session = computer.ensure()
+    session.add(computer.draft())
+
+    def ask():
+        client = computer.agent.dial("shop", timeout=10)
+        served, _ = handler.accept()
+        assert receive(client, 1) == b"\x00"
+        return client, served
+
+    (client, served), (stuck, waiting) = ask(), ask()
+    with client, served, stuck, waiting:
+        got = []
+
+        def answer():
+            served.sendall(b"answer")
+            served.close()
+            got.append(receive(client, 7))
+            client.close()
+
+        timer = threading.Timer(2.0, answer)
+        timer.start()
+        began = time.monotonic()
+        assert session.quit() == {"behind": {}, "cut": 1}
+        assert 4.5 < time.monotonic() - began < 10
+        timer.join()
+        assert got == [b"answer"]
+        with pytest.raises(ConnectionError):
+            receive(stuck, 1)
+
+
+@pytest.mark.parametrize("listening", ["127.0.0.1", "::1"])
+def test_every_spelling_of_this_computer_finds_its_server_of_either_family(computer, listening):
+    handler = computer.handler(8086, listening)
+    session = computer.ensure()
+    found = set()
+    for number, text in enumerate(
+        ["8086", ":8086", "localhost:8086", "127.0.0.1:8086", "[::1]:8086", "0.0.0.0:8086", "[::]:8086"]
+    ):
+        name = f"i{number}"
+        status = session.add(computer.draft(name, text))
+        (entry,) = (one for one in session.info()["intercepts"] if one["name"] == name)
+        assert status.handler_up == entry["handler_up"] == (not entry["handler_problem"])
+        if status.handler_up:
+            found.add(text)
+            exchange(computer.agent, handler, name)
+        else:
+            assert status.handler_problem == f"nothing listens on {text}"
+            with computer.agent.dial(name) as client:
+                assert receive(client, 2) == b"\x01"
+    other = "[::1]:8086" if listening == "127.0.0.1" else "127.0.0.1:8086"
+    assert found == {
+        "8086",
+        ":8086",
+        "localhost:8086",
+        "127.0.0.1:8086",
+        "[::1]:8086",
+        "0.0.0.0:8086",
+        "[::]:8086",
+    } - {other}
+
+
+def test_unknown_host_is_told_as_unknown(computer):
+    session = computer.ensure()
+    status = session.add(computer.draft(handler="nosuch.invalid:80"))
+    assert not status.handler_up
+    assert re.fullmatch(
+        r"the host nosuch.invalid is unknown(, names cannot be looked up now)?", status.handler_problem
+    )
+    (entry,) = session.info()["intercepts"]
+    assert entry["handler_problem"] == status.handler_problem
+    with computer.agent.dial("shop") as client:
+        assert receive(client, 2) == b"\x01"
 
 
 def test_handler_on_another_computer_is_found_by_connecting(computer):

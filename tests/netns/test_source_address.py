@@ -23,6 +23,7 @@ from tpnet.datapath.source_address import (
     sweep_all,
 )
 from tpnet.kernel.endpoint import pack_endpoint
+from tpnet.kernel.signs import Signs
 from tpnet.model import InvalidInput, TpnetError
 from tpnet.proxy.bypass import BypassMap
 
@@ -69,7 +70,8 @@ class MiniProxy:
 
     def __init__(self, pod, program, port):
         self.pod, self.port = pod, port
-        self.redirect = EbpfRedirect(pod.netns, program)
+        self._signs = Signs.create()
+        self.redirect = EbpfRedirect(pod.netns, program, self._signs)
         self.listener = self.redirect.add(port)
         self.redirect.enable(port)
         self.bypass = BypassMap(self.redirect.bypass_fd)
@@ -90,6 +92,7 @@ class MiniProxy:
 
     def close(self):
         self.redirect.close()
+        self._signs.close()
 
 
 @pytest.fixture
@@ -286,7 +289,7 @@ def test_a_sweep_touches_nothing_of_others(podnet):
     assert snapshot(podnet.pod.name) == before
 
 
-def test_sweeping_all_spares_what_belongs_to_a_living_agent(make_podnet, program):
+def test_sweeping_all_spares_what_belongs_to_a_living_agent(make_podnet, program, signs):
     net = make_podnet(pods=2)
     before = [snapshot(pod.name) for pod in net.pods]
     sysctl(net.pods[0].netns, "1")
@@ -295,7 +298,7 @@ def test_sweeping_all_spares_what_belongs_to_a_living_agent(make_podnet, program
         source = SourceAddress(pod.netns)
         record[str(pod.netns.inode)] = source.to_json()
         source.apply()
-    living = EbpfRedirect(net.pods[1].netns, program)
+    living = EbpfRedirect(net.pods[1].netns, program, signs)
     try:
         names = sweep_all([pod.netns for pod in net.pods], record)
         assert f"netns/{net.pods[0].name}" in names

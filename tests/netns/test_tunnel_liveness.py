@@ -88,6 +88,23 @@ def test_daemon_knows_a_silent_agent_within_three_seconds(pair):
     asyncio.run(main())
 
 
+def test_goodbye_is_known_at_once_and_nothing_is_echoed_any_more(pair):
+    async def main():
+        async with Watch(pair) as watch:
+            await until(lambda: watch.sender.up)
+            watch.receiver.goodbye()
+            said = time.monotonic()
+            await until(lambda: not watch.sender.up)
+            assert time.monotonic() - said < 0.4, "sooner than the next heartbeat"
+            assert watch.sender.gone
+            await asyncio.sleep(1.2)
+            assert not watch.sender.up
+            assert len(watch.session_said) == 2
+            assert watch.receiver.presence(pair.session.address).up, "who ends still hears"
+
+    asyncio.run(main())
+
+
 def test_nobody_is_told_of_a_forgotten_session(pair):
     async def main():
         async with Watch(pair) as watch:
@@ -112,7 +129,7 @@ def test_hostile_datagrams_are_ignored(pair):
                     b"",
                     b"tH",
                     b"tH" + bytes(13),
-                    b"tH" + bytes(15),
+                    b"tH" + bytes(1231),
                     b"tE" + bytes(14),
                     b"x" * 1200,
                 ):

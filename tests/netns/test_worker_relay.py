@@ -4,7 +4,19 @@ import threading
 import time
 
 import pytest
-from worker_lab import Bulk, Server, WorkerLab, answer, answering, intercept, peak, read, reset, until
+from worker_lab import (
+    Bulk,
+    Server,
+    WorkerLab,
+    answer,
+    answering,
+    intercept,
+    peak,
+    read,
+    read_all,
+    reset,
+    until,
+)
 
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -36,13 +48,6 @@ def echo(sock):
     while data := sock.recv(65536):
         sock.sendall(data)
     sock.shutdown(socket.SHUT_WR)
-
-
-def read_all(sock):
-    data = bytearray()
-    while more := sock.recv(65536):
-        data += more
-    return bytes(data)
 
 
 @pytest.mark.parametrize("family", [4, 6])

@@ -18,8 +18,9 @@ import threading
 import time
 from pathlib import Path
 
-from tpnet.datapath.redirect import EbpfRedirect
+from tpnet.datapath.redirect import KEEPALIVE, EbpfRedirect
 from tpnet.datapath.source_address import SourceAddress, app_sockets
+from tpnet.kernel.signs import SUPERVISOR, Signs
 from tpnet.model import HeaderRule, Intercept, OnFailure, codec
 from tpnet.proxy import channel
 from tpnet.proxy.channel import (
@@ -27,14 +28,17 @@ from tpnet.proxy.channel import (
     AppRefused,
     Counters,
     Drained,
+    Finish,
     Full,
     NeedSockets,
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
+    TakeSigns,
 )
 
 UID = 64999
@@ -199,6 +203,14 @@ def read_head(sock):
     return head
 
 
+def read_all(sock):
+    """What comes until the end."""
+    data = bytearray()
+    while more := sock.recv(65536):
+        data += more
+    return bytes(data)
+
+
 def answer(sock):
     """One answer with a Content-Length: status and body."""
     head, _, body = read(sock, lambda data: b"\r\n\r\n" in data).partition(b"\r\n\r\n")
@@ -247,15 +259,18 @@ class WorkerLab:
         self.ready = threading.Event()
         self.counters = Counters()
         self.refused = []
+        self.drained_times = []
         self.drained = threading.Event()
         self.full = []
         self.prepare = True
+        self.stopped = False  # whether it gives no signs of life
         self._netns = {}
         self._redirects = []
         self._sources = []
         self._closed = False
         ours, theirs = channel.pair()
         self.end = ours
+        self.signs = Signs.create()
         command = [
             sys.executable,
             "-m",
@@ -297,7 +312,9 @@ class WorkerLab:
 
     def _serve(self):
         while True:
-            select.select([self.end], [], [])
+            select.select([self.end], [], [], 0.1)
+            if not self.stopped:
+                self.signs.beat(SUPERVISOR)
             try:
                 received = channel.receive(self.end)
             except BlockingIOError:
@@ -306,23 +323,27 @@ class WorkerLab:
                 return
             if received is None:
                 return
-            message = received[0]
-            if isinstance(message, Ready):
-                self.ready.set()
-            elif isinstance(message, NeedSockets):
-                if self.prepare:
-                    with contextlib.suppress(OSError):
-                        self.give(message.purpose, message.count, message.target)
-            elif isinstance(message, AppRefused):
-                self.refused.append(message.target)
-            elif isinstance(message, Full):
-                self.full.append(message.full)
-                for redirect, port in self._redirects:
-                    redirect.disable(port) if message.full else redirect.enable(port)
-            elif isinstance(message, Drained):
-                self.drained.set()
-            elif isinstance(message, Counters):
-                self.counters = message
+            self._take(received[0])
+
+    def _take(self, message):
+        """What the worker says."""
+        if isinstance(message, Ready):
+            self.send(TakeSigns(), [self.signs.fd])
+            self.ready.set()
+        elif isinstance(message, NeedSockets):
+            with contextlib.suppress(OSError):
+                self.give(message.purpose, message.count if self.prepare else 0, message.target)
+        elif isinstance(message, AppRefused):
+            self.refused.append(message.target)
+        elif isinstance(message, Full):
+            self.full.append(message.full)
+            for redirect, port in self._redirects:
+                redirect.disable(port) if message.full else redirect.enable(port)
+        elif isinstance(message, Drained):
+            self.drained_times.append(message.times)
+            self.drained.set()
+        elif isinstance(message, Counters):
+            self.counters = message
 
     def give(self, purpose, count, target=0):
         while count > 0:
@@ -342,14 +363,18 @@ class WorkerLab:
                 for sock in socks:
                     sock.close()
 
-    def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
+    def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=(), keepalive=None):
+        """``keepalive``: seconds idle, seconds between probes, probes; other than those of every redirect."""
         self._netns[target] = netns
-        redirect = EbpfRedirect(netns, program)
+        redirect = EbpfRedirect(netns, program, self.signs)
         source = SourceAddress(netns)
         source.apply()
         self._sources.append(source)
         listener = redirect.add(port)
-        self.send(AddTarget(target, "t", port, keep_source), [listener.fileno(), redirect.bypass_fd])
+        for option, value in zip(KEEPALIVE, keepalive or (), strict=False):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
+        place = redirect.entrust(port)
+        self.send(AddTarget(target, "t", port, keep_source, place), [listener.fileno(), redirect.bypass_fd])
         self._redirects.append((redirect, port))
         self.rules(*intercepts, target=target)
         redirect.enable(port)
@@ -359,7 +384,8 @@ class WorkerLab:
         """Another target at a redirect whose port was removed; numbers are never used twice."""
         self._netns[target] = netns
         listener = redirect.add(port)
-        self.send(AddTarget(target, "t", port, keep_source=True), [listener.fileno(), redirect.bypass_fd])
+        place = redirect.entrust(port)
+        self.send(AddTarget(target, "t", port, place=place), [listener.fileno(), redirect.bypass_fd])
         redirect.enable(port)
 
     def add_plain_target(self, netns, port, listener, target=1):
@@ -367,15 +393,21 @@ class WorkerLab:
         self._netns[target] = netns
         self.send(AddTarget(target, "t", port, keep_source=False), [listener.fileno()])
 
-    def rules(self, *intercepts, target=1):
-        self.send(SetRules(target, [codec.encode(one) for one in intercepts]))
+    def rules(self, *intercepts, target=1, probes=()):
+        self.send(SetRules(target, [codec.encode(one) for one in intercepts], list(probes)))
+
+    def node(self, *addresses):
+        self.send(SetNode(list(addresses)))
 
     def session(self, netns, ports, *, up=True, address="::1", name="ann-laptop"):
         self._netns[0] = netns
         self.send(SetSession(name, address, up, list(ports)))
 
-    def remove(self, grace, target=1):
-        self.send(RemoveTarget(target, grace))
+    def remove(self, target=1, times=1):
+        self.send(RemoveTarget(target, times))
+
+    def finish(self, seconds):
+        self.send(Finish(seconds))
 
     def rss(self):
         """KiB."""
@@ -420,5 +452,6 @@ class WorkerLab:
             self.process.kill()
         for source in self._sources:
             source.undo()
+        self.signs.close()
         with self.process.stderr as stderr:
             return stderr.read()

@@ -27,11 +27,17 @@ if TYPE_CHECKING:
     from tpnet.datapath.netns import NetNs
     from tpnet.model import Session
     from tpnet.tunnel import PeerStats
+    from tpnet.tunnel.device import Endpoint
 
 _log = logging.getLogger(__name__)
 
+GOODBYES, GOODBYE_PAUSE = 3, 0.03
 RETRY_SECONDS = 5.0
-"""Seconds between two attempts to make a tunnel whose device has died anew."""
+"""Seconds until making a tunnel's device anew is tried again after it failed; the first time is at once."""
+STABLE_SECONDS = 1.0
+"""Seconds that a new one has to live before the next."""
+KEEPALIVE = 25
+"""Seconds between packets to a session whose device this end made anew: the first has WireGuard shake hands at once."""
 
 
 class Sessions:
@@ -54,6 +60,8 @@ class Sessions:
         self._told: dict[str, SetSession] = {}
         self._lock = asyncio.Lock()
         self._retry_at = 0.0
+        self._endpoints: dict[str, Endpoint] = {}
+        self._mending: asyncio.Task[None] | None = None
         self.wireguard = ""
 
     @property
@@ -71,14 +79,14 @@ class Sessions:
             except OSError:
                 sock.close()
                 raise
-            heartbeat = HeartbeatReceiver(sock, self._changed)
+            heartbeat = HeartbeatReceiver(sock, self._changed, self._path_found)
             await heartbeat.start()
         except OSError as error:
             end.close()
             raise TpnetError(f"The tunnel cannot be used: {error.strerror or error}.") from error
         self._end, self._heartbeat = end, heartbeat
         self._port = end.port  # the same again, should the device die
-        self.wireguard = end.device.kind
+        self._watch(end)
         _log.info("tunnel at %s, UDP port %d, by %s: %s", end.address, end.port, end.device.kind, end.reason)
 
     async def add(self, session: Session) -> SessionGrant:
@@ -156,24 +164,57 @@ class Sessions:
             self.tell(name)
 
     async def mend(self) -> None:
-        """Make the tunnel anew when its device has died: same key, same port, same peers. Once a second.
+        """Make the tunnel's device anew when it has died: same key, port and peers. Once a second, and at its death.
 
-        Raises ``TpnetError`` when that fails; sessions are down until it succeeds.
+        Raises ``TpnetError`` when that fails; matched requests are the apps' until it succeeds.
         """
-        if (self._end is not None and self._end.alive()) or time.monotonic() < self._retry_at:
+        end, _ = self._parts()
+        if end.alive():
+            await self._remember_endpoints(end)
             return
-        self._retry_at = time.monotonic() + RETRY_SECONDS
         async with self._lock:
-            if self._end is not None:
-                _log.error("the tunnel's device has died; making it anew")
-            self._let_go()
-            for name in self._book.sessions:
-                self.tell(name)
-            await self.start()
-            end, heartbeat = self._parts()
+            if end.alive() or time.monotonic() < self._retry_at:
+                return
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+            _log.error("the tunnel's device has died; making it anew")
+            self._unwatch(end)
+            await end.revive()
+            self._watch(end)
+            self._retry_at = time.monotonic() + STABLE_SECONDS
             for entry in list(self._book.sessions.values()):
-                heartbeat.expect(await asyncio.to_thread(end.add_peer, entry.session.public_key))
+                key = entry.session.public_key
+                # With an endpoint this end shakes hands by itself: the session's takes seconds to find out that its
+                # keys are worth nothing any more.
+                at = self._endpoints.get(key)
+                await asyncio.to_thread(end.add_peer, key, endpoint=at, keepalive=KEEPALIVE if at else 0)
+            _log.info("the tunnel's device is back")
         self._on_change()
+
+    async def _remember_endpoints(self, end: TunnelEnd) -> None:
+        """Where each session is: its device's death takes that along."""
+        if end.device.watch >= 0 and self._book.sessions:
+            with contextlib.suppress(TpnetError):
+                peers = await asyncio.to_thread(end.peers)
+                self._endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
+
+    def _watch(self, end: TunnelEnd) -> None:
+        self.wireguard = end.device.kind
+        if end.device.watch >= 0:
+            asyncio.get_running_loop().add_reader(end.device.watch, self._died, end)
+
+    def _unwatch(self, end: TunnelEnd) -> None:
+        if end.device.watch >= 0:
+            asyncio.get_running_loop().remove_reader(end.device.watch)
+
+    def _died(self, end: TunnelEnd) -> None:
+        self._unwatch(end)
+        self._mending = asyncio.get_running_loop().create_task(self._mend_now())
+
+    async def _mend_now(self) -> None:
+        try:
+            await self.mend()
+        except TpnetError as error:
+            _log.warning("%s", error.message)
 
     async def statuses(self) -> tuple[SessionStatus, ...]:
         """Every session as it is now."""
@@ -183,6 +224,14 @@ class Sessions:
                 peers = await asyncio.to_thread(self._end.peers)
         return tuple(self._status(name, peers) for name in list(self._book.sessions))
 
+    async def goodbye(self) -> None:
+        """Tell the sessions that this agent ends, and the next one is to be looked for. Takes a tenth of a second."""
+        if self._heartbeat is None:
+            return
+        for _ in range(GOODBYES):  # a datagram may be lost; and the device takes a moment to send one
+            self._heartbeat.goodbye()
+            await asyncio.sleep(GOODBYE_PAUSE)
+
     def close(self) -> None:
         """Take the tunnel down."""
         self._let_go()
@@ -190,10 +239,10 @@ class Sessions:
     def _status(self, name: str, peers: dict[str, PeerStats]) -> SessionStatus:
         session = self._book.sessions[name].session
         address = address_of(session.public_key, prefix_of())
-        up, seen, rtt_ms = False, 0.0, 0.0
+        up, seen, rtt_ms, path = False, 0.0, 0.0, 0
         if self._heartbeat is not None:
             presence = self._heartbeat.presence(address)
-            up, rtt_ms = presence.up, presence.rtt_ms
+            up, rtt_ms, path = presence.up, presence.rtt_ms, presence.path
             seen = time.time() - (time.monotonic() - presence.seen) if presence.seen else 0.0
         peer = peers.get(session.public_key)
         return SessionStatus(
@@ -207,7 +256,7 @@ class Sessions:
             last_seen=seen,
             rtt_ms=rtt_ms,
             since=session.created,
-            mtu=self._end.mtu if self._end is not None else 0,
+            mtu=path,
         )
 
     def _parts(self) -> tuple[TunnelEnd, HeartbeatReceiver]:
@@ -220,8 +269,19 @@ class Sessions:
             self._heartbeat.close()
             self._heartbeat = None
         if self._end is not None:
+            self._unwatch(self._end)
             self._end.close()
             self._end = None
+
+    def _path_found(self, address: IPv6Address, size: int) -> None:
+        entry = self._book.sessions.get(self._names.get(address, ""))
+        if entry is None or self._end is None:
+            return
+        _log.info("the path to session %s carries packets of %d bytes", entry.session.name, size)
+        try:
+            self._end.set_path(entry.session.public_key, size)
+        except TpnetError as error:  # its device has died, or the session goes just now
+            _log.warning("%s", error)
 
     def _changed(self, address: IPv6Address, up: bool) -> None:
         name = self._names.get(address)

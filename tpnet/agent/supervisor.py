@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tpnet import log
 from tpnet.agent.answers import Parts
 from tpnet.agent.feed import Feed
 from tpnet.agent.orders import LocalOrders
@@ -30,20 +31,20 @@ from tpnet.control.local.protocol import default_run_dir
 from tpnet.control.local.server import ControlServer
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import all_namespaces
-from tpnet.datapath.program import compile_program
-from tpnet.datapath.redirect import probe
+from tpnet.datapath.program import ready_program
+from tpnet.datapath.redirect import make_signs, probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
 from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.signs import SUPERVISOR
 from tpnet.model import AgentStatus, Refused, TpnetError
-from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
+from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets, NotTaken
 from tpnet.tunnel import AGENT_UDP_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tpnet.agent.orders import Orders
-    from tpnet.datapath.program import Program
     from tpnet.proxy.channel import Message
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ It vanishes with its holder.
 """
 MIRROR_EVERY = 0.2
 """Seconds between two looks at what listens in the targets' namespaces."""
+BEAT_EVERY = 0.1
+"""Seconds between two signs of life of the supervisor, and two looks at the worker's."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at everything else: leases, vanished targets, the tunnel's device."""
 END_SECONDS = 3.0
@@ -94,29 +97,33 @@ class Agent:
         if make_net_sysctls_writable():
             _log.info("the networks' sysctls were read-only in this container; they are writable in it now")
         state = StateFile(self._run_dir)
-        await asyncio.to_thread(sweep, state)
+        self._signs = signs = make_signs()
+        undo.callback(signs.close)
 
         orders = self._orders
+        undo.push_async_callback(orders.end)
         self._workers = workers = Workers(
-            self._worker_uid, self._worker_ready, self._worker_lost, self._worker_says
+            self._worker_uid, signs, self._worker_ready, self._worker_lost, self._worker_says
         )
         self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
-        undo.push_async_callback(orders.end)
-        compiling = asyncio.create_task(asyncio.to_thread(compile_and_probe))
+        self._ledger = Ledger()
+        self._targets = targets = Targets(signs, workers, state, orders.book)
+        self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
+        undo.callback(sessions.close)
+        undo.push_async_callback(sessions.goodbye)
+        undo.push_async_callback(workers.close)
+        # All at once: each mostly waits for the kernel or for a child.
+        workers.start()
+        proving = asyncio.create_task(asyncio.to_thread(ready_program, probe))
+        sweeping = asyncio.create_task(asyncio.to_thread(sweep, state))
         preparing = asyncio.create_task(orders.prepare())
         try:
             await sessions.start()
         except TpnetError:
-            await compiling  # if the kernel refuses the redirect too, that is the thing to say
+            await proving  # if the kernel refuses the redirect too, that is the thing to say
             raise
-        undo.callback(sessions.close)
-        program = await compiling
-
-        self._ledger = Ledger()
-        self._targets = targets = Targets(program, workers, state)
-        self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
-        undo.push_async_callback(workers.close)
-        workers.start()
+        targets.program = await proving
+        await sweeping
         await workers.wait_ready()
         undo.push_async_callback(targets.close, self._end_seconds)
         undo.push_async_callback(orders.stop)
@@ -139,31 +146,32 @@ class Agent:
     async def run(self) -> None:
         """Look after everything until ``stop``."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._every(MIRROR_EVERY, self._mirror))
-            group.create_task(self._every(LOOK_EVERY, self._look))
+            group.create_task(self._every(BEAT_EVERY, self._beat, self._workers.watch))
+            group.create_task(self._every(MIRROR_EVERY, self._targets.mirror, self._orders.glance))
+            looks = (self._targets.look_for_the_vanished, self._orders.look, self._sessions.mend)
+            group.create_task(self._every(LOOK_EVERY, *looks))
 
-    async def _every(self, seconds: float, func: Callable[[], Awaitable[None]]) -> None:
+    async def _every(self, seconds: float, *looks: Callable[[], Awaitable[None] | None]) -> None:
+        """Call each again and again. One that fails keeps neither the others nor the agent from going on."""
         while not self._stopping.is_set():
-            await func()
+            for look in looks:
+                try:
+                    if (awaited := look()) is not None:
+                        await awaited
+                except TpnetError as error:
+                    _log.warning("%s", error.message)
+                except Exception:  # noqa: BLE001 - every target would be given back
+                    _log.exception("a look of the agent's failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._stopping.wait()
 
-    async def _mirror(self) -> None:
-        self._targets.mirror()
-        self._orders.glance()
+    def _beat(self) -> None:
+        self._signs.beat(SUPERVISOR)
 
     async def close(self) -> None:
         """Give every target back, let connections end for seconds, undo every change, end every process."""
         await self._undo.aclose()
-
-    async def _look(self) -> None:
-        try:
-            self._targets.look_for_the_vanished()
-            await self._orders.look()
-            await self._sessions.mend()
-        except TpnetError as error:
-            _log.warning("%s", error.message)
 
     def _worker_ready(self) -> None:
         self._sessions.worker_ready()
@@ -179,10 +187,12 @@ class Agent:
                 self._feed.need(message)
             case Counters():
                 self._ledger.take(message)
-            case Drained(number):
-                self._targets.drained(number)
+            case Drained(number, times):
+                self._targets.drained(number, times)
             case Full(full):
                 self._targets.worker_full(full=full)
+            case NotTaken(number):
+                self._targets.not_taken(number)
             case AppRefused(number):
                 self._targets.mirror_of(number)
             case _:
@@ -212,16 +222,6 @@ def sweep(state: StateFile) -> None:
         for netns in namespaces:
             netns.close()
     state.clear()
-
-
-def compile_and_probe() -> Program:
-    """The redirect's program, proven to work on this kernel.
-
-    Raises ``TpnetError`` that says what is missing.
-    """
-    program = compile_program()
-    probe(program)
-    return program
 
 
 def run_agent(
@@ -289,14 +289,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--udp-port", type=int, default=AGENT_UDP_PORT)
     parser.add_argument("--worker-uid", type=int, default=WORKER_UID)
     args = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
-    )
-    try:
-        run_agent(args.run_dir, udp_port=args.udp_port, worker_uid=args.worker_uid)
-    except TpnetError as error:
-        _log.error("%s %s", error.message, error.hint)
-        return error.exit_code
+    with log.to_stderr():
+        try:
+            run_agent(args.run_dir, udp_port=args.udp_port, worker_uid=args.worker_uid)
+        except TpnetError as error:
+            _log.error("%s %s", error.message, error.hint)
+            return error.exit_code
     return 0
 
 

@@ -1,7 +1,7 @@
 """The worker process: started, spoken to, watched, and started again. One at a time.
 
 The supervisor makes one ``Workers`` in its event loop. It must never block on a worker that does not read,
-nor start one that dies in a tight loop: meanwhile all traffic is the app's.
+nor start one that dies in a tight loop, nor keep one that hangs: meanwhile all traffic is the app's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tpnet.kernel.signs import WORKER, WORKER_SECONDS
 from tpnet.model import TpnetError
 from tpnet.proxy import channel
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Sequence
 
+    from tpnet.kernel.signs import Signs
     from tpnet.proxy.channel import Message
 
 _log = logging.getLogger(__name__)
@@ -32,12 +34,42 @@ READY_SECONDS = 10.0
 """Seconds that a worker has to become ready before it is killed."""
 STABLE_SECONDS = 10.0
 """Seconds of life after which a worker's death is not held against the next one."""
+HUNG_SECONDS = 2.0
+"""Seconds without a sign of life after which a worker that serves is killed, and another started."""
+STARVED_SECONDS = 10.0
+"""The same for one that wants to run and does not get to: to kill it would reset what it yet holds."""
 LONGEST_PAUSE = 5.0
 """Seconds between two starts, at most."""
 _END_SECONDS = 2.0
 _MAX_QUEUED = 10_000
+_MOST_COUNTED = (
+    0.3  # seconds of silence that one look may find; a longer pause between two was this process's own
+)
+_RAN_SECONDS = 0.5
 _BURST = 64
 """Messages taken at once, so that one channel does not keep the loop."""
+
+
+class Watched(NamedTuple):
+    """What was seen of the worker's signs: the last one, when that was looked at, and for how long it has not changed.
+
+    ``cpu``: seconds of processor time that the worker had used when it fell silent.
+    """
+
+    last: float
+    now: float
+    silent: float
+    cpu: float
+
+
+def _process_state(pid: int) -> tuple[str, float]:
+    """A process's state as a letter, and the processor time that it has used in seconds (proc(5), stat)."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return "", 0.0
+    return fields[0], (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def pause_before(failures: int) -> float:
@@ -55,17 +87,21 @@ class Workers:
     """The worker of the moment.
 
     ``on_ready()`` is called when it serves, ``on_lost(pause)`` as soon as it is gone (the next one starts in
-    ``pause`` seconds), ``on_message(message)`` for what it says. ``restarts`` counts workers that died.
+    ``pause`` seconds), ``on_message(message)`` for what it says. ``restarts`` counts workers that died. ``signs`` are
+    the signs of life that it gives; ``watch`` looks at them.
     """
 
     def __init__(
         self,
         uid: int,
+        signs: Signs,
         on_ready: Callable[[], None],
         on_lost: Callable[[float], None],
         on_message: Callable[[Message], None],
     ) -> None:
         self._uid = uid
+        self._signs = signs
+        self._watched = Watched(0.0, 0.0, 0.0, 0.0)
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._on_message = on_message
@@ -92,6 +128,33 @@ class Workers:
     def pids(self) -> tuple[int, ...]:
         """The process ids of living workers."""
         return () if self._process is None else (self._process.pid,)
+
+    @property
+    def silent(self) -> float:
+        """Seconds since the last sign of life of a worker that should serve and does not; 0 while it does.
+
+        So long as this is not 0 the kernel passes new connections to the apps.
+        """
+        if not self.ready:
+            return 0.0
+        silent = time.monotonic() - self._signs.last(WORKER)
+        return silent if silent > WORKER_SECONDS else 0.0
+
+    def watch(self) -> None:
+        """Kill a worker that hangs. Several times a second.
+
+        Only time in which this process itself was on time counts: after a pause of both, nobody hung.
+        """
+        now, last = time.monotonic(), self._signs.last(WORKER)
+        seen = self._watched
+        if not self.ready or last != seen.last:
+            self._watched = Watched(last, now, 0.0, 0.0)
+            return
+        silent = seen.silent + min(now - seen.now, _MOST_COUNTED)
+        self._watched = Watched(last, now, silent, seen.cpu or self._cpu())
+        if silent >= HUNG_SECONDS and (silent >= STARVED_SECONDS or not self._starves(seen.cpu)):
+            self._kill(f"it gave no sign of life for {silent:.1f} s")
+            self._lose()
 
     async def wait_ready(self, seconds: float = READY_SECONDS) -> None:
         """Wait until a worker serves. Raises ``TpnetError`` when none does in time."""
@@ -229,8 +292,11 @@ class Workers:
     def _became_ready(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._signs.withdraw(withdrawn=False)
+        self._signs.beat(WORKER)  # it has just spoken
         _log.info("worker %d serves after %.2f s", self.pids[0], time.monotonic() - self._started)
         self._serving.set()
+        self.send(channel.TakeSigns(), [self._signs.fd])
         self._on_ready()
 
     def _too_late(self) -> None:
@@ -241,6 +307,14 @@ class Workers:
             _log.error("killing worker %d: %s", self._process.pid, why)
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGKILL)
+
+    def _starves(self, cpu: float) -> bool:
+        """Whether it would run, but had hardly any time on a processor since it had used ``cpu`` seconds of it."""
+        state, used = _process_state(self.pids[0] if self.pids else 0)
+        return state in {"R", "D"} and used - cpu < _RAN_SECONDS
+
+    def _cpu(self) -> float:
+        return _process_state(self.pids[0] if self.pids else 0)[1]
 
     def _hang_up(self) -> None:
         if self._end is not None:
@@ -255,6 +329,7 @@ class Workers:
         if self._lost:
             return
         self._lost = True
+        self._signs.silence(WORKER)
         self._serving.clear()
         self._hang_up()
         if self._closing:

@@ -1,22 +1,33 @@
 """The redirect's program: compiled once, loaded once per namespace. Called by the supervisor at start.
 
-``compile_program`` runs ``loader`` in a child process; ``Program.load`` is a few system calls. Must never
-import bcc.
+``ready_program`` takes what an earlier start has compiled, or has ``loader`` do it in a child process;
+``Program.load`` is a few system calls. Must never import bcc.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import struct
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from tpnet.datapath import cache
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
+from tpnet.kernel.signs import SPEC as SIGNS
 from tpnet.model import TpnetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tpnet.kernel.signs import Signs
+
+_log = logging.getLogger(__name__)
 
 _FUNCTION = "redirect"
 _COMPILE_SECONDS = 60.0
@@ -24,7 +35,7 @@ _COMPILE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A program and its own maps in the kernel; the descriptors are the caller's."""
+    """A program and its own maps in the kernel; the descriptors are the caller's. ``signs`` is not among them."""
 
     program: int
     maps: dict[str, int]
@@ -43,16 +54,18 @@ class Program:
     maps: tuple[bpf.MapSpec, ...]
     relocations: tuple[tuple[int, str], ...]
 
-    def load(self) -> Loaded:
-        """Make new maps and load the program with them; a millisecond or so.
+    def load(self, signs: Signs) -> Loaded:
+        """Make new maps and load the program with them and the signs of life; a millisecond or so.
 
         Raises ``Refused`` that names what is missing.
         """
         fds: dict[str, int] = {}
         try:
             for spec in self.maps:
-                fds[spec.name] = bpf.create_map(spec)
-            return Loaded(bpf.load_sk_lookup(_FUNCTION, self._code_with(fds)), fds)
+                if spec.name != SIGNS.name:
+                    fds[spec.name] = bpf.create_map(spec)
+            code = self._code_with({**fds, SIGNS.name: signs.fd})
+            return Loaded(bpf.load_sk_lookup(_FUNCTION, code), fds)
         except OSError as error:
             for fd in fds.values():
                 os.close(fd)
@@ -65,13 +78,42 @@ class Program:
         return bytes(code)
 
 
+def ready_program(prove: Callable[[Program], None]) -> Program:
+    """The program, ``prove``n on this kernel: as it was compiled at an earlier start, or compiled anew.
+
+    What an earlier start has left is not trusted: if it cannot be proven, it is replaced. Raises ``TpnetError`` as
+    ``compile_program`` and ``prove`` do.
+    """
+    folder = cache.cache_folder()
+    sources = source_folder()
+    files = (Path(__file__).with_name("loader.py"), *sorted(sources.rglob("*.[ch]")))
+    key = cache.key_of(files)
+    if (kept := cache.look_up(folder, key)) is not None:
+        try:
+            program = _program_of(kept)
+            prove(program)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, there is another way
+            _log.warning("the program that was compiled earlier is compiled anew: %s", error)
+        else:
+            return program
+    result = _compile(sources)
+    program = _program_of(result)
+    prove(program)
+    cache.keep(folder, key, result)
+    return program
+
+
 def compile_program() -> Program:
     """Compile bpf/redirect.c in a child process; half a second.
 
     Raises ``TpnetError``: BCC is missing, the source does not compile; ``Refused``: the kernel gives no BPF
     maps.
     """
-    sources = source_folder()
+    return _program_of(_compile(source_folder()))
+
+
+def _compile(sources: Path) -> dict[str, Any]:
+    """What ``loader`` prints."""
     # bcc makes maps to compile, and says little when it may not. Ask the kernel first.
     try:
         os.close(bpf.create_map(bpf.MapSpec("tpnet_probe", _BPF_MAP_TYPE_HASH, 4, 4, 1)))
@@ -98,6 +140,10 @@ def compile_program() -> Program:
         result = {"error": "died"}
     if "error" in result:
         raise _compile_error(str(result["error"]), done.stderr, done.returncode)
+    return dict(result)
+
+
+def _program_of(result: dict[str, Any]) -> Program:
     return Program(
         bytes.fromhex(result["code"]),
         tuple(bpf.MapSpec(**spec) for spec in result["maps"]),

@@ -23,6 +23,7 @@ from tpnet.datapath.netns import NetNs
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
 from tpnet.kernel.endpoint import pack_endpoint
+from tpnet.kernel.signs import SUPERVISOR, WORKER, Level, Signs
 from tpnet.model import Conflict, Refused, TpnetError
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what the app listens on, not what 
 LOCK_NAME = "tpnet-redirect"
 """The abstract Unix socket in a target's namespace that says: an agent redirects here. It vanishes with its
 holder."""
+
+KEEPALIVE = {socket.TCP_KEEPIDLE: 40, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 10}
+"""The keepalive of accepted sockets, in seconds and probes: a client whose kernel answers none of ten probes is gone.
+The app cannot find that out by a keepalive of its own, since that speaks to us."""
 
 _IP_FREEBIND = 15
 _BACKLOG = 4096
@@ -56,11 +61,21 @@ class Redirect(Protocol):
     def add(self, port: int) -> socket.socket:
         """Make the listener for a port. Nothing is redirected yet.
 
-        The listener is the caller's to use and stays the redirect's to close. Accepted sockets keep the
-        address that the client called as their local address, send at once (TCP_NODELAY), and are reset, not
-        ended, if their process dies (SO_LINGER 0). Raises ``Conflict`` when the port was added before,
-        ``TpnetError``.
+        The listener is the caller's to use and stays the redirect's to close. Accepted sockets keep the address that
+        the client called as their local address, send at once (TCP_NODELAY), are reset, not ended, if their process
+        dies (SO_LINGER 0), and find out whether their client is gone (``KEEPALIVE``). Raises ``Conflict`` when the
+        port was added before, ``TpnetError``.
         """
+
+    def entrust(self, port: int) -> int:
+        """From now on the port gets connections only while there are signs of life (``tpnet.kernel.signs``).
+
+        To be called before anybody's connections are redirected: until then it gets them all. Returns the place
+        of its levels, which begin at ``LOW``. May be called again, for a worker that is new.
+        """
+
+    def level(self, port: int) -> Level:
+        """What the port needs to get IPv4 connections, as the worker last set it."""
 
     def enable(self, port: int, addresses: Collection[str] = EVERYWHERE) -> None:
         """From now on new connections to the port at exactly these local addresses come to its listener.
@@ -88,20 +103,23 @@ class EbpfRedirect:
 
     kind = "ebpf"
 
-    def __init__(self, netns: NetNs, program: Program) -> None:
+    def __init__(self, netns: NetNs, program: Program, signs: Signs) -> None:
         """Attach to ``netns`` with nothing redirected.
 
         Raises ``Conflict`` when another agent is there, ``Refused`` when the kernel does not want to.
         """
         self._netns = netns
+        self._signs = signs
+        self._places: dict[int, int] = {}
         self._listeners: dict[int, socket.socket] = {}
         self._keys: dict[int, set[bytes]] = {}
         with contextlib.ExitStack() as undo:
             self._lock = undo.enter_context(lock_namespace(netns))
-            loaded = program.load()
+            loaded = program.load(signs)
             undo.callback(loaded.close)
             self.bypass_fd = loaded.maps["bypass"]
             self._listeners_fd = loaded.maps["listeners"]
+            self._places_fd = loaded.maps["places"]
             try:
                 self._link = bpf.link_to_netns(loaded.program, netns.fd)
             except OSError as error:
@@ -114,9 +132,28 @@ class EbpfRedirect:
         if port in self._listeners:
             raise Conflict(f"Port {port} of {self._netns.label} is redirected already.")
         listener = make_listener(self._netns)
+        try:
+            place = self._signs.take_place()
+        except OSError as error:
+            listener.close()
+            raise TpnetError(f"Port {port} of {self._netns.label} cannot be redirected: {error}.") from error
+        self._signs.set_levels(place, Level.ALWAYS)
+        bpf.map_update(self._places_fd, struct.pack("=I", port), struct.pack("=I", place))
+        self._places[port] = place
         self._listeners[port] = listener
         self._keys[port] = set()
         return listener
+
+    def entrust(self, port: int) -> int:
+        """See ``Redirect.entrust``."""
+        place = self._places[port]
+        self._signs.set_levels(place, Level.LOW)
+        return place
+
+    def level(self, port: int) -> Level:
+        """See ``Redirect.level``."""
+        place = self._places.get(port)
+        return Level.AWAY if place is None else self._signs.level(place, v4=True)
 
     def enable(self, port: int, addresses: Collection[str] = EVERYWHERE) -> None:
         """See ``Redirect.enable``."""
@@ -151,16 +188,14 @@ class EbpfRedirect:
         self._keys.pop(port, None)
         if listener := self._listeners.pop(port, None):
             listener.close()
+            bpf.map_delete(self._places_fd, struct.pack("=I", port))
+            self._signs.free_place(self._places.pop(port))
 
     def close(self) -> None:
         """See ``Redirect.close``."""
         for port in list(self._listeners):
-            self.disable(port)
-        with self._undo:
-            for listener in self._listeners.values():
-                self._undo.enter_context(listener)
-            self._listeners.clear()
-            self._keys.clear()
+            self.remove(port)
+        self._undo.close()
 
     def __enter__(self) -> Self:
         return self
@@ -182,6 +217,14 @@ def lock_namespace(netns: NetNs) -> socket.socket:
     )
 
 
+def make_signs() -> Signs:
+    """Signs of life for redirects. Raises ``Refused`` that names what is missing."""
+    try:
+        return Signs.create()
+    except OSError as error:
+        raise explain_refusal(error, "map") from error
+
+
 def make_listener(netns: NetNs) -> socket.socket:
     """A listening, non-blocking TCP socket inside ``netns`` that only a redirect can bring connections to.
 
@@ -200,6 +243,9 @@ def make_listener(netns: NetNs) -> socket.socket:
     listener.setblocking(False)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
     # Accepted sockets hold the app's port (__inet_inherit_port); with this they do not keep an app that
     # restarts, and sets it too, from binding it.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -223,8 +269,9 @@ def probe(program: Program) -> None:
     Raises ``Refused`` when the kernel refuses something, ``TpnetError`` when no connection comes through.
     """
     with (
+        contextlib.closing(make_signs()) as signs,
         NetNs.anonymous("the self-test") as netns,
-        EbpfRedirect(netns, program) as redirect,
+        EbpfRedirect(netns, program, signs) as redirect,
         netns.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
     ):
         try:
@@ -235,6 +282,9 @@ def probe(program: Program) -> None:
                 "Run the agent as root; in a container, with CAP_NET_ADMIN.",
             ) from error
         listener = redirect.add(_PROBE_PORT)
+        redirect.entrust(_PROBE_PORT)
+        signs.beat(WORKER)
+        signs.beat(SUPERVISOR)
         redirect.enable(_PROBE_PORT)
         listener.settimeout(_PROBE_SECONDS)
         client.settimeout(_PROBE_SECONDS)

@@ -2,19 +2,30 @@
 
 from tpnet.model.about import About
 from tpnet.model.errors import Conflict, InvalidInput, NotThere, Refused, TpnetError
+from tpnet.model.handler import LOCALHOST, Handler, parse_handler, split_handler
 from tpnet.model.kinds import (
     Condition,
     ConditionStatus,
     EndpointReport,
     InterceptReport,
     InterceptSpec,
+    MissedReport,
     NodeAgentSpec,
     NodeReport,
     SessionSpec,
     TargetKind,
     TargetRef,
 )
-from tpnet.model.objects import HeaderRule, Intercept, OnFailure, PathKind, PathRule, Session
+from tpnet.model.objects import (
+    CONNECT_SECONDS,
+    MAX_CONNECT_SECONDS,
+    HeaderRule,
+    Intercept,
+    OnFailure,
+    PathKind,
+    PathRule,
+    Session,
+)
 from tpnet.model.status import (
     AgentStatus,
     ExplainStep,
@@ -28,6 +39,9 @@ from tpnet.model.status import (
 )
 
 __all__ = [
+    "CONNECT_SECONDS",
+    "LOCALHOST",
+    "MAX_CONNECT_SECONDS",
     "About",
     "AgentStatus",
     "Condition",
@@ -36,12 +50,14 @@ __all__ = [
     "EndpointReport",
     "ExplainStep",
     "Explanation",
+    "Handler",
     "HeaderRule",
     "Intercept",
     "InterceptReport",
     "InterceptSpec",
     "InterceptStatus",
     "InvalidInput",
+    "MissedReport",
     "NodeAgentSpec",
     "NodeReport",
     "NotThere",
@@ -59,4 +75,6 @@ __all__ = [
     "TargetRef",
     "TargetStatus",
     "TpnetError",
+    "parse_handler",
+    "split_handler",
 ]

@@ -9,7 +9,11 @@ from tpnet.model.objects import Intercept
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """The agent itself. ``redirect`` is the kind in use, ``redirect_reason`` why that one."""
+    """The agent itself. ``redirect`` is the kind in use, ``redirect_reason`` why that one.
+
+    ``worker_silent``: for how many seconds the worker has given no sign of life, once that is so long that the kernel
+    passes new connections to the apps; 0 otherwise.
+    """
 
     version: str
     pid: int
@@ -20,6 +24,7 @@ class AgentStatus:
     wireguard: str
     worker_pids: tuple[int, ...] = ()
     worker_restarts: int = 0
+    worker_silent: float = 0.0
     memory_kib: int = 0
     started: float = 0.0
 
@@ -30,7 +35,8 @@ class TargetStatus:
 
     ``ready`` is whether new connections are redirected at this moment; ``reason`` says why not.
     ``open`` counts client connections that the workers hold. ``verdicts`` counts requests by verdict letter
-    (F A P R B, plus ``F:app`` for requests that no intercept took).
+    (F A P R B, plus ``F:app`` for requests that no intercept took). ``left``: no intercept stands there any more, and
+    ``open`` connections that came while one did still pass through.
     """
 
     name: str
@@ -44,6 +50,7 @@ class TargetStatus:
     app_requests: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     since: float = 0.0
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,8 @@ class InterceptStatus:
     """An intercept and how it fares. ``ready`` of ``total`` targets are redirected; ``problems`` has a sentence each.
 
     ``hits`` counts requests that the session took; ``reasons`` counts matched requests that it did not, by reason.
-    ``last_hit`` is in Unix seconds, 0 for never.
+    ``last_hit`` is in Unix seconds, 0 for never. ``handler_problem`` says why the handler is not there, to whom it is
+    known.
     """
 
     intercept: Intercept
@@ -63,11 +71,15 @@ class InterceptStatus:
     last_hit: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    handler_problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """A session as the agent sees it. Times in seconds; ``rtt_ms`` is the tunnel's round trip, 0 while unknown."""
+    """A session as the agent sees it. Times in seconds; ``rtt_ms`` is the tunnel's round trip, 0 while unknown.
+
+    ``mtu``: bytes of the largest packet that passes through the tunnel; 0 when only the smallest do.
+    """
 
     name: str
     user: str

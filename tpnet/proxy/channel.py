@@ -12,9 +12,13 @@ import os
 import socket
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule
+from tpnet.rules.probes import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_FDS = 250
 """File descriptors in one message; the kernel's SCM_MAX_FD is 253."""
@@ -34,21 +38,41 @@ class Purpose(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class TakeSigns:
+    """Give signs of life from now on. The first message. Descriptor: their array (``tpnet.kernel.signs``)."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddTarget:
-    """Start to accept for a target. Descriptors: the listener, then the bypass map."""
+    """Start to accept for a target; again for one that was removed and is not drained, whose connections stay.
+
+    Descriptors: the listener, then the bypass map. ``place``: where its levels are among the signs of life; 0 for none.
+    """
 
     target: int
     name: str
     port: int
     keep_source: bool = True
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class SetRules:
-    """The whole rule set of a target. ``intercepts`` as ``tpnet.model.codec.encode`` gives them."""
+    """The whole rule set of a target. ``intercepts`` as ``tpnet.model.codec.encode`` gives them.
+
+    ``probes``: the kubelet's requests to it, which are the app's whatever the rules say.
+    """
 
     target: int
     intercepts: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SetNode:
+    """The addresses of the node itself: of its kubelet, among others."""
+
+    addresses: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +102,22 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True)
 class RemoveTarget:
-    """Stop accepting for a target, and let its connections end within ``grace`` seconds."""
+    """Stop accepting for a target. Its connections live on; ``Drained`` says when the last one has ended.
+
+    ``times`` is said again there: how often the target was removed, this time included. ``gone``: what is redirected
+    there has gone, as far as anybody can tell.
+    """
 
     target: int
-    grace: float
+    times: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The agent ends: let every connection of every target end within ``seconds``."""
+
+    seconds: float
 
 
 # Worker to supervisor.
@@ -118,10 +154,18 @@ class Full:
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
-    """A removed target has no connection left in this worker."""
+class NotTaken:
+    """A target that was to be added is not: its descriptors found no room. Please add it again, a while later."""
 
     target: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A target that was removed so many ``times`` has no connection left in this worker, which has forgotten it."""
+
+    target: int
+    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,36 +181,52 @@ class Counters:
 
 
 Message = (
-    AddTarget
+    TakeSigns
+    | AddTarget
     | SetRules
+    | SetNode
     | SetSession
     | DropSession
     | Sockets
     | RemoveTarget
+    | Finish
     | Ready
     | NeedSockets
     | AppRefused
     | Full
+    | NotTaken
     | Drained
     | Counters
 )
 _KINDS: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
+        TakeSigns,
         AddTarget,
         SetRules,
+        SetNode,
         SetSession,
         DropSession,
         Sockets,
         RemoveTarget,
+        Finish,
         Ready,
         NeedSockets,
         AppRefused,
         Full,
+        NotTaken,
         Drained,
         Counters,
     )
 }
+
+
+class CutShortError(Exception):
+    """Some descriptors of a message found no room in this process; those that did are closed again."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(type(message).__name__)
+        self.message = message
 
 
 def intercept_of(data: dict[str, Any]) -> Intercept:
@@ -182,6 +242,12 @@ def intercept_of(data: dict[str, Any]) -> Intercept:
         "on_failure": OnFailure(data["on_failure"]),
     }
     return Intercept(**(data | more))
+
+
+def probe_of(data: Sequence[Any]) -> Probe:
+    """A probe of ``SetRules``."""
+    path, headers = data
+    return Probe(path, tuple((name, value) for name, value in headers))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -214,13 +280,15 @@ def send(end: socket.socket, message: Message, fds: list[int] | tuple[int, ...] 
 def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors, which the caller owns; ``None`` at the end of the channel.
 
-    Raises ``BlockingIOError`` when there is none yet, ``ValueError`` when it does not decode.
+    Where this process has no room for all descriptors, ``Sockets`` come with those that found some: the rest will be
+    asked for again. Any other message is a ``CutShortError`` then. Raises ``BlockingIOError`` when there is none yet,
+    ``ValueError`` when it does not decode.
     """
     data, fds, flags, _ = socket.recv_fds(end, _INLINE + 64, MAX_FDS + 3, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     try:
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        if flags & socket.MSG_TRUNC:
             raise ValueError("a message between supervisor and worker was cut short")
         payload = data[1:]
         if data[:1] == b"M":
@@ -228,9 +296,17 @@ def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
             payload = os.pread(fds[0], size, 0)
             os.close(fds.pop(0))
         name, fields = json.loads(payload)
-        return _KINDS[name](**fields), fds
+        message = _KINDS[name](**fields)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        _close(fds)
         raise ValueError(f"a message between supervisor and worker does not decode: {error}") from error
+    if flags & socket.MSG_CTRUNC and not isinstance(message, Sockets):
+        _close(fds)
+        raise CutShortError(message)
+    return message, fds
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

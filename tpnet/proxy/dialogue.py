@@ -84,7 +84,6 @@ class Dialogue:
     def on_client(self, events: int) -> None:
         """See ``Mover.on_client``."""
         client, connection, conversation = self._client, self._connection, self.conversation
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(client, events):
@@ -101,8 +100,14 @@ class Dialogue:
             return
         if data:
             commands = conversation.client_data(data)
-            if len(commands) == 1 and (command := commands[0])[0] == SEND and command[1] in self._upstreams:
-                stream = self._upstreams[command[1]].stream
+            upstreams = self._upstreams
+            if (
+                len(commands) == 1
+                and (command := commands[0])[0] == SEND
+                and command[1] in upstreams
+                and len(upstreams) == 1
+            ):
+                stream = upstreams[command[1]].stream
                 stream.send(command[2])
                 if stream.backlog:
                     connection.calm = False
@@ -118,6 +123,7 @@ class Dialogue:
         else:
             client.ended = True
             connection.calm = False
+            client.probe_soon()
             self._run(conversation.client_eof())
         if not connection.calm or not conversation.reading_client:
             connection.settle()
@@ -125,7 +131,6 @@ class Dialogue:
     def on_upstream(self, upstream: Upstream, events: int) -> None:
         """See ``Mover.on_upstream``."""
         connection, conversation, stream = self._connection, self.conversation, upstream.stream
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(stream, events):
@@ -267,7 +272,10 @@ class Dialogue:
             elif connection.done:
                 return
             elif command[0] == SEND:
-                upstream = self._upstreams.get(command[1]) or connection.open(command[1])
+                side = command[1]
+                upstream = self._upstreams.get(side) or connection.open(side)
+                if len(self._upstreams) > 1:
+                    self._release_others(side)
                 upstream.stream.send(command[2])
                 if upstream.stream.backlog:
                     connection.calm = False
@@ -288,6 +296,12 @@ class Dialogue:
             elif command[0] == RESET:
                 connection.let_go(command[1], reset=True)
         connection.dial()  # only now: a dial that fails at once has the conversation command anew
+
+    def _release_others(self, side: Side) -> None:
+        """A request goes to ``side``, so no other owes anything: what is not kept for later is let go of."""
+        for other, upstream in list(self._upstreams.items()):
+            if other != side and not upstream.kept:
+                self._connection.let_go(other)
 
     def _last(self, data: bytes) -> None:
         """A response, and after it the end, as both sides expect it: the client owes nothing to wait for.

@@ -6,6 +6,7 @@ that was closed in this round to a socket that has got the same descriptor since
 
 from __future__ import annotations
 
+import math
 import select
 import sys
 import time
@@ -23,6 +24,10 @@ HUP = select.EPOLLHUP
 TICK = 0.1
 """Seconds between two looks at the deadlines, while there is one that may be near."""
 _IDLE_TICK = 1.0
+BEAT_EVERY = 0.1
+"""Seconds between two signs of life, at least."""
+_IDLE_BEAT = 0.25
+"""And at most, when nothing happens."""
 _ROUND = 512
 """Events taken from the kernel at once."""
 
@@ -84,8 +89,8 @@ class Loop:
     """
 
     __slots__ = (
-        "_closed", "_running", "deadlines", "epoll", "handlers", "next_tick", "now", "on_error", "sockets",
-        "ticks",
+        "_beat", "_beaten", "_closed", "_running", "deadlines", "epoll", "handlers", "next_tick", "now",
+        "on_error", "sockets", "ticks",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -99,6 +104,16 @@ class Loop:
         self.on_error: Callable[[BaseException], None] = report
         self._closed: set[int] = set()  # in this round: its events for these are stale
         self._running = False
+        self._beat: Callable[[], None] = lambda: None
+        self._beaten = math.inf
+
+    def give_signs(self, beat: Callable[[], None]) -> None:
+        """Call ``beat`` in every round from now on, but ten times a second at most, and four times at least.
+
+        A handler that does not return, or a process that is stopped, gives none.
+        """
+        self._beat = beat
+        self._beaten = 0.0
 
     def add(self, fd: int, events: int, handler: Handler) -> None:
         """Call ``handler`` with the events of ``fd`` from now on."""
@@ -127,8 +142,11 @@ class Loop:
         self._running = True
         poll, handlers, closed, monotonic = self.epoll.poll, self.handlers, self._closed, time.monotonic
         while self._running:
-            events = poll(max(self.next_tick - monotonic(), 0.0), _ROUND)
+            events = poll(max(min(self.next_tick, self._beaten + _IDLE_BEAT) - monotonic(), 0.0), _ROUND)
             self.now = now = monotonic()
+            if now - self._beaten >= BEAT_EVERY:
+                self._beaten = now
+                self._beat()
             for fd, mask in events:
                 handler = handlers.get(fd)
                 if handler is not None and not (closed and fd in closed):

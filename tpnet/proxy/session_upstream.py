@@ -37,6 +37,9 @@ class SessionUpstream:
 
     __slots__ = ("owner", "ready", "side", "stream")
 
+    kept = True
+    """As the client would keep it, if it spoke to the handler itself."""
+
     def __init__(self, owner: Owner, route: SessionRoute) -> None:
         self.owner = owner
         self.side = route
@@ -56,8 +59,7 @@ class SessionUpstream:
         if sock is not None:
             self.given(sock)
         else:
-            context.session_pool.waiting[self] = None
-            context.session_pool.refill()
+            context.session_pool.wait(self)
 
     def given(self, sock: Socket) -> None:
         """Connect a prepared socket."""

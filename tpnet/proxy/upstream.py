@@ -29,6 +29,10 @@ class Upstream(Protocol):
     def stream(self) -> Stream:
         """Its bytes."""
 
+    @property
+    def kept(self) -> bool:
+        """Whether it stays open while requests go elsewhere."""
+
     def dial(self) -> None:
         """Begin. The owner may be told of the failure before this returns."""
 
@@ -67,8 +71,6 @@ class Owner(Protocol):
     mover: Mover
     calm: bool
     """Whether nothing waits anywhere; who disturbs that clears it, and calls ``settle`` in the end."""
-    busy: bool
-    """Whether anything has happened since the drain looked last."""
 
     def failed(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
         """It cannot be had, or was lost. ``delivered`` as in ``Mover.lost``."""

@@ -14,27 +14,37 @@ import os
 import socket
 import sys
 from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.signs import WORKER, Level, Signs
+from tpnet.log import to_stderr
 from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
 from tpnet.proxy.channel import (
     AddTarget,
     DropSession,
+    Finish,
     Message,
+    NotTaken,
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
+    TakeSigns,
 )
 from tpnet.proxy.context import Context
 from tpnet.proxy.loop import IN
 from tpnet.proxy.sessions import SessionState
 from tpnet.proxy.target import Target
 from tpnet.proxy.transport import Socket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COUNT_EVERY = 1.0
 """Seconds between two messages with counters."""
@@ -50,6 +60,17 @@ class Worker:
         self.context = Context(self.tell, file_limit)
         self._targets: dict[int, Target] = {}
         self._count_at = 0.0
+        self._acts: dict[type[Any], Callable[[Any, list[int]], None]] = {
+            TakeSigns: self._take_signs,
+            AddTarget: self._add_target,
+            SetRules: self._set_rules,
+            SetNode: self._set_node,
+            SetSession: self._set_session,
+            DropSession: self._drop_session,
+            Sockets: self._sockets,
+            RemoveTarget: self._remove_target,
+            Finish: self._finish,
+        }
         self.context.loop.add(end.fileno(), IN, self._on_channel)
         self.context.loop.ticks.append(self._tick)
 
@@ -100,6 +121,11 @@ class Worker:
                 received = channel.receive(self._end)
             except BlockingIOError:
                 return
+            except channel.CutShortError as cut:
+                if not isinstance(cut.message, AddTarget):
+                    raise
+                self._not_taken(cut.message)
+                continue
             except (OSError, ValueError):
                 received = None
             if received is None:
@@ -107,44 +133,63 @@ class Worker:
                 return
             self._obey(*received)
 
+    def _not_taken(self, message: AddTarget) -> None:
+        if message.place and self.context.signs is not None:
+            self.context.signs.set_levels(message.place, Level.AWAY)
+        self.tell(NotTaken(message.target))
+
     def _obey(self, message: Message, fds: list[int]) -> None:
-        if isinstance(message, Sockets):
-            self._sockets(message, fds)
-        elif isinstance(message, AddTarget):
-            bypass = fds[1] if len(fds) > 1 else None
-            self._targets[message.target] = Target(self.context, message, Socket(fileno=fds[0]), bypass)
-            return
-        elif isinstance(message, SetRules):
-            target = self._targets.get(message.target)
-            if target is not None:
-                target.router.set_rules([channel.intercept_of(one) for one in message.intercepts])
-                names = {name for one in self._targets.values() for name in one.router.intercepts}
-                self.context.book.keep_only(names)
-        elif isinstance(message, SetSession):
-            self._set_session(message)
-        elif isinstance(message, DropSession):
-            self._lose(message.name)
-            self.context.sessions.pop(message.name, None)
-        elif isinstance(message, RemoveTarget) and message.target in self._targets:
-            self._targets[message.target].remove(message.grace)
-        if not isinstance(message, Sockets):
+        """Do as the message says. What an act leaves of ``fds`` is closed."""
+        act = self._acts.get(type(message))
+        try:
+            if act is not None:
+                act(message, fds)
+        finally:
             for fd in fds:
                 os.close(fd)
+
+    def _take_signs(self, _message: TakeSigns, fds: list[int]) -> None:
+        self.context.signs = signs = Signs(fds.pop())
+        self.context.loop.give_signs(lambda: signs.beat(WORKER))
+
+    def _add_target(self, message: AddTarget, fds: list[int]) -> None:
+        listener, *rest = fds
+        fds.clear()
+        bypass = rest[0] if rest else None
+        known = self._targets.get(message.target)
+        if known is None:
+            self._targets[message.target] = Target(self.context, message, Socket(fileno=listener), bypass)
+        else:
+            known.take_up(message, Socket(fileno=listener), bypass)
+
+    def _set_rules(self, message: SetRules, _fds: list[int]) -> None:
+        target = self._targets.get(message.target)
+        if target is not None:
+            target.router.set_rules(
+                [channel.intercept_of(one) for one in message.intercepts],
+                [channel.probe_of(one) for one in message.probes],
+            )
+            self.context.book.keep_only(
+                {name for one in self._targets.values() for name in one.router.intercepts}
+            )
+
+    def _set_node(self, message: SetNode, _fds: list[int]) -> None:
+        self.context.node = frozenset(message.addresses)
 
     def _sockets(self, message: Sockets, fds: list[int]) -> None:
         purpose = Purpose(message.purpose)
         family = socket.AF_INET if purpose is Purpose.APP4 else socket.AF_INET6
-        socks = [Socket(family, socket.SOCK_STREAM, 0, fd) for fd in fds]
         target = self._targets.get(message.target)
-        if purpose is Purpose.SESSION:
+        if purpose is not Purpose.SESSION and target is None:
+            return
+        socks = [Socket(family, socket.SOCK_STREAM, 0, fd) for fd in fds]
+        fds.clear()
+        if target is None:
             self.context.session_pool.add(socks)
-        elif target is not None:
-            target.dialler.add_sockets(purpose, socks)
         else:
-            for sock in socks:
-                sock.close()
+            target.dialler.add_sockets(purpose, socks)
 
-    def _set_session(self, message: SetSession) -> None:
+    def _set_session(self, message: SetSession, _fds: list[int]) -> None:
         state = self.context.sessions.get(message.name)
         if state is None:
             state = SessionState(message.address, message.up, frozenset(message.ports), set())
@@ -154,6 +199,19 @@ class Worker:
         if not message.up or message.address != state.address:
             self._lose(message.name)
         state.address, state.up, state.ports = message.address, message.up, frozenset(message.ports)
+
+    def _drop_session(self, message: DropSession, _fds: list[int]) -> None:
+        self._lose(message.name)
+        self.context.sessions.pop(message.name, None)
+
+    def _remove_target(self, message: RemoveTarget, _fds: list[int]) -> None:
+        target = self._targets.get(message.target)
+        if target is not None:
+            target.remove(message.times, gone=message.gone)
+
+    def _finish(self, message: Finish, _fds: list[int]) -> None:
+        for target in self._targets.values():
+            target.finish(message.seconds)
 
     def _lose(self, name: str) -> None:
         state = self.context.sessions.get(name)
@@ -176,14 +234,19 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--uid", type=int, required=True, help="user and group to become")
     options = parser.parse_args(argv)
+    with to_stderr():
+        return _run(options.channel, options.uid)
+
+
+def _run(channel_fd: int, uid: int) -> int:
     die_with_parent()
     warm_up()
-    end = socket.socket(fileno=options.channel)
+    end = socket.socket(fileno=channel_fd)
     end.setblocking(False)
     end.set_inheritable(False)
     limit = raise_file_limit()
     try:
-        privileges.drop(options.uid)
+        privileges.drop(uid)
     except TpnetError as error:
         print(f"tpnet worker: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code

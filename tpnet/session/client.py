@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tpnet.control.kubernetes.options import ClusterOptions
     from tpnet.model import Intercept
 
+END_SECONDS = 5.0
+"""Seconds that connections may last when the whole session ends; those of an intercept that is left last as they like."""
 _CALL_SECONDS = 15.0
 _ADD_SECONDS = 75.0
 _REMOVE_SECONDS = 25.0
@@ -42,9 +44,9 @@ class SessionClient:
 
         ``session``, ``user``, ``pid``, ``started`` (Unix seconds), ``address``, ``agent_address``,
         ``endpoint``, ``up``, ``rtt_ms``, ``wireguard`` (a sentence), ``log`` (a path), ``agents`` (a list of ``node``,
-        ``address``, ``endpoint``, ``up``, ``rtt_ms``) and ``intercepts``: a
-        list of ``name``, ``handler``, ``handler_up``, ``tunnel_port``, ``open``, ``total``, ``refused``
-        (connections) and ``problem`` (empty: none).
+        ``address``, ``endpoint``, ``up``, ``rtt_ms``, ``mtu``) and ``intercepts``: a
+        list of ``name``, ``handler``, ``handler_up``, ``handler_problem``, ``tunnel_port``,
+        ``open``, ``total``, ``refused`` (connections) and ``problem`` (empty: none).
         """
         return dict(self._call("info", stay=stay))
 
@@ -64,22 +66,23 @@ class SessionClient:
         self._call("follow", namespace=namespace)
 
     def remove(self, name: str) -> dict[str, Any]:
-        """Remove an intercept. Returns ``draining`` (connections), ``last`` and ``told``.
+        """Remove an intercept. Returns ``draining``, ``last`` and ``told``.
 
-        With ``last`` the daemon ends as soon as the open connections have, within ten seconds. ``told`` is
-        false where no agent answers: what it may have of the intercept ends when it answers again, or with
-        the lease. Raises ``NotThere`` when the session has no intercept of that name.
+        ``draining`` connections are still open, and end in their own time; with ``last`` the daemon ends after them.
+        ``told`` is false where no agent answers: what it may have of the intercept ends when it answers again, or
+        with the lease. Raises ``NotThere`` when the session has no intercept of that name.
         """
         return dict(self._call("remove", _REMOVE_SECONDS, name=name))
 
-    def quit(self) -> dict[str, str]:
-        """End the session and the daemon, and wait until it has gone.
+    def quit(self) -> dict[str, Any]:
+        """End the session and the daemon, and wait until it has gone. Open connections have ``END_SECONDS`` to end.
 
-        Returns the intercepts that could not be removed, each with the reason: they go when the session's lease ends.
+        Returns ``behind``, the intercepts that could not be removed, each with the reason (they go when the session's
+        lease ends), and ``cut``, how many connections were still open.
         """
-        behind = dict(self._call("quit").get("behind") or {})
+        answer = self._call("quit")
         with locked(self.paths.lock, _CALL_SECONDS, "The session daemon does not end."):
-            return behind
+            return {"behind": dict(answer.get("behind") or {}), "cut": int(answer.get("cut") or 0)}
 
     def _call(self, name: str, seconds: float = _CALL_SECONDS, /, **args: object) -> Any:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

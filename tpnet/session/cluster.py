@@ -33,9 +33,14 @@ RETRY_EVERY = 2.0
 ASK_AFTER = 1.0
 """Seconds of an agent's silence after which its NodeAgent is read again, and between two such readings."""
 KEEP_SECONDS = 8.0
-"""Seconds that a node's link outlives the node's part in every intercept: less than its agent keeps its end."""
+"""Seconds that a node's link outlives the node's part in every intercept, and the last connection from there: less than
+its agent keeps its end."""
+ASK_GONE = 0.25
+"""The same when the agent has said goodbye: the next one is about to start."""
+GONE_QUICKLY = 240
 ASK_QUICKLY = 10
-"""Readings of a silent agent's NodeAgent before the time between two of them doubles, up to ``ASK_SELDOM``."""
+"""Readings of a silent agent's NodeAgent before the time between two of them doubles, up to ``ASK_SELDOM``; and of one
+that has said goodbye."""
 ASK_SELDOM = 30.0
 FIRST_NUDGES = 0.15
 """Seconds between two handshakes with an agent that has not answered yet, in its first ``FIRST_SECONDS``."""
@@ -50,7 +55,7 @@ class ClusterPresence:
     """One session. ``open`` it, then ``run`` it; ``end`` it to leave nothing in the cluster.
 
     ``handlers`` gives the intercepts by name, ``restored`` is awaited when the session had to be made anew,
-    ``renewed`` after each renewal.
+    ``renewed`` after each renewal. ``busy`` says whether the agent at a tunnel address has connections open.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class ClusterPresence:
         handlers: Callable[[], dict[str, bool]],
         restored: Callable[[], Awaitable[None]],
         renewed: Callable[[], Awaitable[None]],
+        busy: Callable[[str], bool],
     ) -> None:
         self.control = control
         self.user = control.user
@@ -67,11 +73,13 @@ class ClusterPresence:
         self._handlers = handlers
         self._restored = restored
         self._renewed = renewed
+        self._busy = busy
         self._keys = KeyPair()
         self._end: TunnelEnd | None = None
         self._links: dict[str, Link] = {}
         self._unwanted: dict[str, float] = {}
         self._asked: dict[str, tuple[float, int]] = {}
+        self._said: dict[str, str] = {}
         self._former: set[str] = set()  # sessions of ours that may still be there
         self._news = asyncio.Event()
         self._wake = asyncio.Event()
@@ -248,7 +256,9 @@ class ClusterPresence:
                 young = any(
                     not link.ever_up and link.silent_for < FIRST_SECONDS for link in self._links.values()
                 )
-                async with asyncio.timeout(FIRST_NUDGES if young else NUDGE_EVERY):
+                gone = any(link.gone for link in self._links.values())
+                pause = FIRST_NUDGES if young else ASK_GONE if gone else NUDGE_EVERY
+                async with asyncio.timeout(pause):
                     await self._news.wait()
             self._news.clear()
             try:
@@ -266,38 +276,64 @@ class ClusterPresence:
             return
         wanted = self.control.nodes(self.name)
         now = time.monotonic()
-        for node in sorted(wanted):
-            link = self._links.get(node)
-            since = self._unwanted.pop(node, None)
-            if since is not None and link is not None and not (link.up and now - since < KEEP_SECONDS):
-                # Its agent may have let go of us meanwhile, and knows nothing of the keys that were agreed on. One that
-                # answers has not: it would lose what it sends while keys are agreed on anew.
-                self._asked.pop(node, None)
-                self._links.pop(node).close(forget=True)
-                link = None
+        # An agent that ends takes back what it has said of our intercepts; the next one is soon looked for all the same.
+        for node in sorted(wanted | {node for node, link in self._links.items() if link.gone}):
+            if node in wanted:
+                self._want_again(node, now)
             try:
-                if link is None or link.silent_for > ASK_AFTER:
-                    await self._look_up(node, now)
-                else:
-                    self._asked.pop(node, None)
-                if (link := self._links.get(node)) is not None:
-                    link.nudge()
+                await self._keep_link(node, now)
             except TpnetError as error:
                 # One node's trouble is not the others': its part in a status may outlive it.
-                log.warning("node %s: %s", node, error)
+                if self._said.get(node) != error.message:
+                    log.warning("node %s: %s", node, error)
+                self._said[node] = error.message
+            else:
+                self._said.pop(node, None)
         for node in self._links.keys() - wanted:
-            if now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
-                del self._unwanted[node]
-                self._asked.pop(node, None)
-                self._links.pop(node).close(forget=True)
-                log.info("node %s serves no intercept of ours any more", node)
+            self._want_no_more(node, now)
+
+    async def _keep_link(self, node: str, now: float) -> None:
+        link = self._links.get(node)
+        if link is None or link.gone or link.silent_for > ASK_AFTER:
+            await self._look_up(node, now)
+        else:
+            self._asked.pop(node, None)
+        if (link := self._links.get(node)) is not None:
+            link.nudge()
+
+    def _want_again(self, node: str, now: float) -> None:
+        """A node that serves us, perhaps after a while in which it did not."""
+        link, since = self._links.get(node), self._unwanted.pop(node, None)
+        if since is not None and link is not None and not (link.up and now - since < KEEP_SECONDS):
+            # Its agent may have let go of us meanwhile, and knows nothing of the keys that were agreed on. One that
+            # answers has not: it would lose what it sends while keys are agreed on anew.
+            self._asked.pop(node, None)
+            self._links.pop(node).close(forget=True)
+
+    def _want_no_more(self, node: str, now: float) -> None:
+        """A node that serves us no more."""
+        link = self._links[node]
+        if self._busy(str(link.agent.address)):
+            # What is under way when an intercept is left ends in its own time. While our heartbeat is heard, the agent
+            # keeps its end too.
+            self._unwanted[node] = now
+            link.nudge()
+        elif now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
+            del self._unwanted[node]
+            self._asked.pop(node, None)
+            self._links.pop(node).close(forget=True)
+            log.info("node %s serves no intercept of ours any more", node)
 
     async def _look_up(self, node: str, now: float) -> None:
         """Read who the node's agent is, and link to it unless we are. The longer it is silent, the less often."""
         last, times = self._asked.get(node, (-ASK_SELDOM, 0))
-        if now - last < min(ASK_AFTER * 2 ** max(0, times - ASK_QUICKLY), ASK_SELDOM):
+        link = self._links.get(node)
+        pause, quickly = (
+            (ASK_GONE, GONE_QUICKLY) if link is not None and link.gone else (ASK_AFTER, ASK_QUICKLY)
+        )
+        if now - last < min(pause * 2 ** max(0, times - quickly), ASK_SELDOM):
             return
-        self._asked[node] = now, min(times + 1, ASK_QUICKLY + 10)
+        self._asked[node] = now, min(times + 1, quickly + 10)
         spec = await self._ask(self.control.agent, node)
         agent = AgentPeer(spec.public_key, spec.heartbeat_port, spec.endpoints)
         old = self._links.get(node)
@@ -309,7 +345,10 @@ class ClusterPresence:
         await link.start()
 
     def _changed(self, node: str, up: bool) -> None:
-        log.info("the agent of node %s %s", node, "answers" if up else "has not answered for two seconds")
+        link = self._links.get(node)
+        gone = link is not None and link.gone
+        how = "answers" if up else "has said goodbye" if gone else "has not answered for two seconds"
+        log.info("the agent of node %s %s", node, how)
         self._settling.set()
         self._news.set()
 

@@ -16,7 +16,6 @@ import os
 import signal
 import socket
 import stat
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from tpnet.control.local.client import LocalControl
 from tpnet.control.local.protocol import decode_call, encode_error, encode_ok
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.peercred import peer_credentials
+from tpnet.log import to_stderr
 from tpnet.model import Intercept, InvalidInput, TpnetError
 from tpnet.model.codec import decode, encode
 from tpnet.session.paths import Paths, locked
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _MAX_CALL = 1 << 20
 _LOG_BYTES = 1 << 20
-_PREDECESSOR_SECONDS = 5.0
+_PREDECESSOR_SECONDS = 12.0
 _QUIT_SECONDS = 3.0
 """Seconds that who ends the session waits to hear what could not be removed."""
 _LAST_SECONDS = 12.0
@@ -157,13 +157,15 @@ class Daemon:
     async def _call_quit(self, args: dict[str, Any], reader: asyncio.StreamReader) -> dict[str, Any]:
         del args, reader
         behind: dict[str, str] = {}
+        cut = 0
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_QUIT_SECONDS):
                     behind = await self._wishes.withdraw()
+            cut = await self._wishes.finish()
         finally:
             asyncio.get_running_loop().call_later(0.01, self._quit.set)
-        return {"behind": behind}
+        return {"behind": behind, "cut": cut}
 
     def _info(self) -> dict[str, Any]:
         return {**self._wishes.info(), "pid": os.getpid(), "log": str(self._paths.log)}
@@ -215,9 +217,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ready-fd", type=int)
     args = parser.parse_args(argv)
     _trim_log()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
-    )
+    with to_stderr():
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     raise_file_limit()  # every relay takes two descriptors
     os.umask(0o077)
     starter = Starter(args.ready_fd)

@@ -1,8 +1,8 @@
 """One intercept's door in the tunnel, and the connections that go through it to the handler.
 
 The session daemon calls this. A door lets only the agent in. It must never send a byte of a request before
-the handler is connected, never keep more of a stream than one read, and never turn a reset into a clean
-end.
+the handler is connected, never keep more of a stream than one read, never turn a reset into a clean end, and
+never drop a response that has arrived because the rest of its request cannot be sent.
 
 What goes over an accepted connection: from the daemon first one status byte, ``CONNECTED`` (the handler is
 connected, its stream follows) or ``REFUSED`` (it is not, and nothing was delivered to it; the end follows);
@@ -14,19 +14,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
 import socket
 import struct
+import sys
+import termios
 from typing import TYPE_CHECKING
+
+from tpnet.session.handlers import addresses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpnet.session.handlers import Handler
+    from tpnet.model import Handler
 
 CONNECTED, REFUSED = b"\x00", b"\x01"
-READ_SIZE = 256 * 1024
+READ_SIZE = 32 * 1024
 """Bytes of one read; also the most that is kept of a direction whose receiver is slow."""
+KERNEL_BYTES = {"tunnel": (64 * 1024, 64 * 1024), "handler": (32 * 1024, 16 * 1024)}
+"""What SO_RCVBUF and SO_SNDBUF are asked for. The kernel doubles it, for what it adds to each packet (socket(7)): so a
+stream whose receiver is slow takes 192 KiB upwards (128 + 32 of the read + 32), and 224 KiB downwards. The tunnel has the
+larger part, since its round trip is the longer one: 64 KiB are 10 Mbit/s at 50 ms."""
 
 # The worker waits a second for the status byte; a slower handler would leave it unsure what was delivered.
 _DIAL_SECONDS = 0.7
@@ -35,6 +44,8 @@ _ACCEPTS_AT_ONCE = 32
 _FULL_PAUSE = 0.1
 _LAST_READS = 16
 _OUT_OF_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_DELIVERY_LOOK, _DELIVERY_LOOK_MOST = 0.002, 0.1  # seconds
+_TCP_CLOSE = 7  # include/net/tcp_states.h
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger on, for no time: close(2) sends RST (socket(7))
 _TUNNEL_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
@@ -79,6 +90,7 @@ class Forward:
         self._resume: asyncio.TimerHandle | None = None
         self._listener = listener
         listener.setblocking(False)
+        _bound(listener, "tunnel")  # accepted sockets inherit it
         listener.listen(_BACKLOG)
         self._loop.add_reader(listener, self._accept)
 
@@ -86,6 +98,10 @@ class Forward:
     def open(self) -> int:
         """Connections at this moment."""
         return len(self._relays)
+
+    def open_from(self, agent: str) -> bool:
+        """Whether the agent at this tunnel address has a connection."""
+        return any(relay.agent == agent for relay in self._relays)
 
     def shut(self) -> None:
         """Accept no more; what is open goes on. May be called twice."""
@@ -124,7 +140,7 @@ class Forward:
                 tunnel.close()
                 continue
             self.total += 1
-            relay = Relay(self._loop, tunnel, self._relays.discard)
+            relay = Relay(self._loop, tunnel, peer[0], self._relays.discard)
             self._relays.add(relay)
             relay.task = self._loop.create_task(self._serve(relay))
 
@@ -141,14 +157,21 @@ class Forward:
             self._on_refused()
 
 
+def _bound(sock: socket.socket, kind: str) -> None:
+    """Have the kernel keep no more than this for a slow receiver; by itself it takes megabytes. Before it connects."""
+    for option, size in zip((socket.SO_RCVBUF, socket.SO_SNDBUF), KERNEL_BYTES[kind], strict=True):
+        sock.setsockopt(socket.SOL_SOCKET, option, size)
+
+
 async def dial(handler: Handler) -> socket.socket:
     """A connection to the handler, in this computer's own network. Raises ``OSError``."""
     loop = asyncio.get_running_loop()
-    failure: OSError = OSError(errno.EHOSTUNREACH, "its name is unknown")
-    for address in await handler.addresses():
+    failure = OSError(errno.EHOSTUNREACH, "no address")
+    for address in await addresses_of(handler):
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
+            _bound(sock, "handler")
             async with asyncio.timeout(_DIAL_SECONDS):
                 await loop.sock_connect(sock, (str(address), handler.port))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -167,22 +190,28 @@ async def dial(handler: Handler) -> socket.socket:
 
 
 class Relay:
-    """A tunnel connection and the handler's, joined: half-closes, resets and back-pressure go through."""
+    """A tunnel connection of ``agent`` and the handler's, joined: half-closes, resets and back-pressure go through."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, tunnel: socket.socket, on_done: Callable[[Relay], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tunnel: socket.socket,
+        agent: str,
+        on_done: Callable[[Relay], None],
     ) -> None:
+        self.agent = agent
         self._loop = loop
         self._tunnel = tunnel
         self._handler: socket.socket | None = None
         self._on_done = on_done
-        self._flows: list[_Flow] = []
+        self._flows: tuple[_Flow, ...] = ()
+        self._delivering: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
 
     def start(self, handler: socket.socket) -> None:
         """Say so, and begin to relay. A tunnel connection that was reset meanwhile resets the handler's."""
         self._handler = handler
-        self._flows = [_Flow(self, self._tunnel, handler), _Flow(self, handler, self._tunnel)]
+        self._flows = _Flow(self, self._tunnel, handler), _Flow(self, handler, self._tunnel)
         try:
             for level, option, value in _TUNNEL_OPTIONS:
                 self._tunnel.setsockopt(level, option, value)
@@ -212,14 +241,58 @@ class Relay:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self._finish()
 
-    def flow_ended(self) -> None:
-        """One direction has passed on its end; after the second both sockets are closed."""
-        if all(flow.ended for flow in self._flows):
+    def flow_ended(self, flow: _Flow) -> None:
+        """Its source has ended. That is passed on; after the second, both sockets are closed."""
+        up, down = self._flows
+        if flow is down and up.failure not in {0, errno.EPIPE}:
+            # A failed send takes the socket's error with it, and reading then ends as it does at FIN. EPIPE is the
+            # error of a reset behind FIN, any other of one without (tcp_reset() in net/ipv4/tcp_input.c).
+            self._handler_gone()
+            return
+        flow.pass_end_on()
+        if down.ended and up.failure:
+            self._handler_gone()
+        elif up.ended and down.ended and self._delivering is None:
             self._finish()
+
+    def source_failed(self, flow: _Flow) -> None:
+        """Its source was reset, and all that came before is passed on."""
+        if flow is self._flows[1]:
+            self._handler_gone()
+        else:
+            self.reset()  # who asked has gone: no response is wanted any more
+
+    def sink_failed(self, flow: _Flow) -> None:
+        """What was read cannot be sent."""
+        down = self._flows[1]
+        if flow is down:
+            self.reset()
+        elif down.ended:
+            self._handler_gone()
+        # Else there may be a response in the handler's socket: a server that refuses an upload answers and closes
+        # with bytes unread, upon which its kernel resets. Reading tells when all has been taken.
+
+    def _handler_gone(self) -> None:
+        """It neither says nor takes anything more: RST to the agent, once that has all that was said."""
+        if self._delivering is None:
+            up, down = self._flows
+            down.stop()
+            up.drop()
+            self._deliver(_DELIVERY_LOOK)
+
+    def _deliver(self, wait: float) -> None:
+        # RST destroys what is not acknowledged yet, and TCP has no event for its being so.
+        state = self._tunnel.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+        if state != _TCP_CLOSE and _unacknowledged(self._tunnel):
+            self._delivering = self._loop.call_later(wait, self._deliver, min(2 * wait, _DELIVERY_LOOK_MOST))
+        else:
+            self.reset()
 
     def _finish(self) -> None:
         if self.task is not None and not self.task.done() and self.task is not asyncio.current_task():
             self.task.cancel()
+        if self._delivering is not None:
+            self._delivering.cancel()
         for sock in (self._tunnel, self._handler):
             if sock is not None and sock.fileno() >= 0:
                 self._loop.remove_reader(sock)
@@ -229,9 +302,13 @@ class Relay:
 
 
 class _Flow:
-    """One direction. It either waits to read or, with bytes left over, to write; never both."""
+    """One direction. It either waits to read or, with bytes left over, to write; never both.
 
-    __slots__ = ("_dst", "_left", "_loop", "_relay", "_src", "ended")
+    ``failure`` is the errno of the send that failed, 0 for none. From then on what is read is dropped: whoever
+    sends it is not to be stopped before it has read what the other direction brings.
+    """
+
+    __slots__ = ("_dropping", "_dst", "_left", "_loop", "_relay", "_src", "ended", "failure")
 
     def __init__(self, relay: Relay, src: socket.socket, dst: socket.socket) -> None:
         self._relay = relay
@@ -239,56 +316,79 @@ class _Flow:
         self._src = src
         self._dst = dst
         self._left: memoryview | None = None
+        self._dropping = False
         self.ended = False
+        self.failure = 0
 
     def start(self) -> None:
         self._loop.add_reader(self._src, self._readable)
 
+    def stop(self) -> None:
+        """Read no more."""
+        self._loop.remove_reader(self._src)
+
+    def drop(self) -> None:
+        """Send no more, and read on until the source's end."""
+        self._dropping = True
+        if self._left is not None:
+            self._left = None
+            self._loop.remove_writer(self._dst)
+            self.start()
+
     def _readable(self) -> None:
         try:
             size = self._src.recv_into(_buffer)
-            if not size:
-                self._loop.remove_reader(self._src)
-                self._end()
-                return
-            sent = self._send(_view[:size])
         except BlockingIOError:
             return
         except OSError:
-            self._relay.reset()
+            self.stop()
+            self._relay.source_failed(self)
             return
-        if sent < size:
+        if not size:
+            self.stop()
+            self._relay.flow_ended(self)
+            return
+        sent = self._send(_view[:size])
+        if sent < size and not self._dropping:
             self._left = memoryview(bytes(_view[sent:size]))
-            self._loop.remove_reader(self._src)
+            self.stop()
             self._loop.add_writer(self._dst, self._writable)
 
     def _writable(self) -> None:
         left = self._left
         if left is None:
             return
-        try:
-            sent = self._send(left)
-        except OSError:
-            self._relay.reset()
+        sent = self._send(left)
+        if self._dropping:
             return
         if sent < len(left):
             self._left = left[sent:]
             return
         self._left = None
         self._loop.remove_writer(self._dst)
-        self._loop.add_reader(self._src, self._readable)
+        self.start()
 
     def _send(self, data: memoryview) -> int:
+        """How many bytes the kernel took."""
+        if self._dropping:
+            return 0
         try:
             return self._dst.send(data)
         except BlockingIOError:
             return 0
+        except OSError as error:
+            self.failure = error.errno or errno.EIO
+            self.drop()
+            self._relay.sink_failed(self)
+            return 0
 
-    def _end(self) -> None:
+    def pass_end_on(self) -> None:
+        """Half-close the sink. One that is gone needs it not: reading from it tells how it went."""
         self.ended = True
-        try:
+        with contextlib.suppress(OSError):
             self._dst.shutdown(socket.SHUT_WR)
-        except OSError:
-            self._relay.reset()
-            return
-        self._relay.flow_ended()
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Bytes, and a FIN, that the other end's kernel has not acknowledged (tcp(7), SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -29,6 +29,8 @@ RENEW_EVERY = 10.0
 """Seconds between renewals; the lease is 30 s."""
 RETRY_EVERY = 2.0
 """Seconds between attempts while the agent does not answer."""
+QUICK_EVERY, QUICK_SECONDS = 0.1, 60.0
+"""The same at first, once it has said goodbye or fallen silent: the next one is about to start."""
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +51,9 @@ class Presence:
         handlers: Callable[[], dict[str, bool]],
         restored: Callable[[], Awaitable[None]],
         renewed: Callable[[], Awaitable[None]],
+        busy: Callable[[str], bool],
     ) -> None:
+        del busy  # the one agent that there is keeps the session until it ends
         self.control = control
         self.name = name
         self.user = user
@@ -63,6 +67,8 @@ class Presence:
         self._wake = asyncio.Event()
         self._silent = False
         self._standing = False
+        self._quick_until = 0.0
+        self._said = ""
 
     @property
     def tunnel(self) -> TunnelEnd:
@@ -186,9 +192,13 @@ class Presence:
     def _changed(self, up: bool) -> None:
         if up:
             log.info("the tunnel is up")
-        else:
-            log.warning("the agent has not answered for two seconds")
-            self._wake.set()  # it may have restarted, or dropped us while this computer slept
+            self._quick_until = 0.0
+            return
+        gone = self._link is not None and self._link.gone
+        log.warning("the agent %s", "has said goodbye" if gone else "has not answered for two seconds")
+        # It may have restarted, or dropped us while this computer slept.
+        self._quick_until = time.monotonic() + QUICK_SECONDS
+        self._wake.set()
 
     async def _keep_lease(self) -> None:
         wait = RENEW_EVERY
@@ -199,9 +209,14 @@ class Presence:
             self._wake.clear()
             try:
                 wait = await self._keep_once()
+                self._said = ""
             except TpnetError as error:
-                log.warning("%s", error)
+                if self._said != error.message:
+                    log.warning("%s", error)
+                self._said = error.message
                 wait = RETRY_EVERY
+            if time.monotonic() < self._quick_until:
+                wait = QUICK_EVERY  # also while an agent that ends still knows us
 
     async def _keep_once(self) -> float:
         """Renew, or register anew where that is what it takes. Returns the seconds until the next time."""

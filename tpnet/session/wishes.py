@@ -16,14 +16,24 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tpnet.model import Conflict, Intercept, InterceptStatus, InvalidInput, NotThere, TpnetError
+from tpnet.model import (
+    Conflict,
+    Intercept,
+    InterceptStatus,
+    InvalidInput,
+    NotThere,
+    TpnetError,
+    parse_handler,
+)
+from tpnet.session.client import END_SECONDS
 from tpnet.session.forward import Forward
-from tpnet.session.handlers import Handler, HandlerWatch, parse_handler
+from tpnet.session.handlers import HandlerWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpnet.control.base import Control
+    from tpnet.model import Handler
     from tpnet.session.cluster import ClusterPresence
     from tpnet.session.presence import Presence
 
@@ -33,10 +43,6 @@ FIRST_PORT, LAST_PORT = 20000, 29999
 """TCP ports at the tunnel address, taken in turn: one just given up is not soon another handler's."""
 _LATE_COMERS = 0.2
 """Seconds that the door of a removed intercept stays open, for requests that were decided just before."""
-_GRACE = 10.0
-"""Seconds that connections of a removed intercept may last."""
-_LAST_ANSWERS = 1.0
-"""Seconds that they may last when the whole session ends."""
 _FIRST_WISH_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
@@ -57,10 +63,12 @@ class Wishes:
     """All of one session's intercepts, and the session itself."""
 
     def __init__(self, control: Control, make_presence: Callable[..., AnyPresence]) -> None:
-        """``make_presence`` takes ``handlers``, ``restored`` and ``renewed``, as ``Presence`` does."""
+        """``make_presence`` takes ``handlers``, ``restored``, ``renewed`` and ``busy``, as ``Presence`` does."""
         self._control = control
         self._watch = HandlerWatch(self._handler_changed)
-        self._presence = make_presence(handlers=self._handlers, restored=self._restore, renewed=self._compare)
+        self._presence = make_presence(
+            handlers=self._handlers, restored=self._restore, renewed=self._compare, busy=self._busy
+        )
         self._wishes: dict[str, _Wish] = {}
         self._closing: dict[Forward, float] = {}
         self._kept = False
@@ -89,15 +97,16 @@ class Wishes:
             group.create_task(self._drain())
 
     async def close(self) -> None:
-        """End the session, its intercepts with it; what is under way may yet be answered, for a moment.
+        """End the session, its intercepts with it; what is under way has ``END_SECONDS`` to be answered.
 
         Raises ``TpnetError`` when the agent cannot be told.
         """
         try:
             await self.withdraw()
+            await self.finish()
             await self._presence.end()
         finally:
-            for door in [*self._closing, *(wish.door for wish in self._wishes.values())]:
+            for door in self._doors():
                 door.close()
             self._watch.close()
 
@@ -119,12 +128,23 @@ class Wishes:
                     wish.standing = False
                 except TpnetError as error:
                     behind[name] = error.message
-        doors = [wish.door for wish in standing]
-        for seconds in (_LATE_COMERS, *[_LAST_ANSWERS / 20] * 20):
-            if not doors or (seconds != _LATE_COMERS and not any(door.open for door in doors)):
-                break
-            await asyncio.sleep(seconds)
+        if standing:
+            await asyncio.sleep(_LATE_COMERS)
         return behind
+
+    async def finish(self) -> int:
+        """Accept no more, and let what is open end, for ``END_SECONDS``. How many had to be cut off."""
+        doors = self._doors()
+        for door in doors:
+            door.shut()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                while any(door.open for door in doors):  # noqa: ASYNC110 - a look costs nothing
+                    await asyncio.sleep(0.05)
+        cut = sum(door.open for door in doors)
+        for door in doors:
+            door.close()
+        return cut
 
     @property
     def idle(self) -> bool:
@@ -159,7 +179,7 @@ class Wishes:
             )
             wish = _Wish(intercept, handler, door)
             try:
-                up = await self._watch.add(draft.name, handler)
+                problem = await self._watch.add(draft.name, handler)
                 status = await self._create(wish)
             except BaseException:
                 self._watch.remove(draft.name)
@@ -170,10 +190,12 @@ class Wishes:
         log.info("intercept %s of %s stands, for %s", draft.name, draft.target, handler)
         with contextlib.suppress(TpnetError):  # the keeper of the lease finds out by itself
             await self._presence.settled()
-        return dataclasses.replace(status, handler_up=up, session_up=self._presence.up)
+        return dataclasses.replace(
+            status, handler_up=not problem, handler_problem=problem, session_up=self._presence.up
+        )
 
     async def remove(self, name: str) -> dict[str, Any]:
-        """Remove an intercept; its connections may yet end. See ``SessionClient.remove``.
+        """Remove an intercept; its connections end in their own time. See ``SessionClient.remove``.
 
         It is let go of here even while no agent answers. Raises ``NotThere`` and what the agent raises.
         """
@@ -181,9 +203,8 @@ class Wishes:
             wish = self._wishes.get(name)
             if wish is None:
                 raise NotThere(f"This session has no intercept {name}.")
-            answer: dict[str, Any] = {"draining": 0}
             try:
-                answer = await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
+                await asyncio.to_thread(self._control.delete_intercept, name, self._presence.user)
                 told = True
             except NotThere as error:
                 told = await self._presence.agent_answers()
@@ -191,7 +212,11 @@ class Wishes:
             if not told:
                 self._untold.add(name)
             self._forget(wish)
-        return {**answer, "last": not self._wishes and not self._kept, "told": told}
+        return {
+            "draining": wish.door.open,
+            "last": not self._wishes and not self._kept,
+            "told": told,
+        }
 
     def info(self) -> dict[str, Any]:
         """What ``SessionClient.info`` returns, but for the process's own."""
@@ -201,6 +226,7 @@ class Wishes:
             "user": presence.user,
             "started": self._started,
             "up": presence.up,
+            "draining": sum(door.open for door in self._closing),
             "address": "",
             "wireguard": "",
             "agents": [
@@ -210,6 +236,7 @@ class Wishes:
                     "endpoint": ":".join(map(str, link.endpoint or ())),
                     "up": link.up,
                     "rtt_ms": round(link.rtt_ms, 2),
+                    "mtu": link.path,
                 }
                 for node, link in sorted(presence.links().items())
             ],
@@ -224,7 +251,8 @@ class Wishes:
             {
                 "name": name,
                 "handler": str(wish.handler),
-                "handler_up": self._watch.up(name),
+                "handler_up": not self._watch.problem(name),
+                "handler_problem": self._watch.problem(name),
                 "tunnel_port": wish.intercept.tunnel_port,
                 "open": wish.door.open,
                 "total": wish.door.total,
@@ -234,6 +262,12 @@ class Wishes:
             for name, wish in sorted(self._wishes.items())
         ]
         return facts
+
+    def _doors(self) -> list[Forward]:
+        return [*self._closing, *(wish.door for wish in self._wishes.values())]
+
+    def _busy(self, agent: str) -> bool:
+        return any(door.open_from(agent) for door in self._doors())
 
     def _free_port(self) -> int:
         taken = {door.port for door in self._closing}
@@ -260,10 +294,9 @@ class Wishes:
             raise
 
     def _handlers(self) -> dict[str, bool]:
-        return {name: self._watch.up(name) for name, wish in self._wishes.items() if wish.standing}
+        return {name: not self._watch.problem(name) for name, wish in self._wishes.items() if wish.standing}
 
-    def _handler_changed(self, name: str, up: bool) -> None:
-        del name, up
+    def _handler_changed(self) -> None:
         self._presence.wake()
 
     async def _create(self, wish: _Wish) -> InterceptStatus:
@@ -355,13 +388,12 @@ class Wishes:
         return await asyncio.to_thread(self._control.standing, self._presence.name)
 
     async def _drain(self) -> None:
-        """Close doors of removed intercepts when their connections have ended, or have had ten seconds."""
+        """Close doors of removed intercepts when their connections have ended."""
         while True:
             await asyncio.sleep(0.1)
             now = time.monotonic()
             for door, since in list(self._closing.items()):
                 if now - since > _LATE_COMERS:
                     door.shut()
-                    if not door.open or now - since > _GRACE:
-                        door.close()
+                    if not door.open:
                         del self._closing[door]

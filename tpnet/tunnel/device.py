@@ -56,6 +56,8 @@ class WireGuardDevice(Protocol):
     """The interface's name, unique on the machine."""
     kind: str
     """``kernel`` or ``wireguard-go``."""
+    watch: int
+    """A descriptor that becomes readable when the device has died, the device's own; -1 where it never does."""
 
     def entered(self, ns: NetNs) -> None:
         """The interface has been moved to this namespace: later calls find it there."""

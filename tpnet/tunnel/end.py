@@ -9,6 +9,7 @@ nothing outlives it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -21,11 +22,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 from tpnet.datapath.netns import NetNs
 from tpnet.tunnel.device import DeviceError, Endpoint, PeerStats, WireGuardDevice, open_device
 from tpnet.tunnel.keys import KeyPair, address_of, prefix_of
+from tpnet.tunnel.path import FULL, SMALLEST
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from ipaddress import IPv6Address, IPv6Network
 
-MTU = 1280
+MTU = FULL
 """Bytes of an inner packet. IPv6's minimum (RFC 8200, section 5): every path of 1,360 bytes carries it."""
 AGENT_UDP_PORT = 21820
 """The agent's WireGuard port; below 32768, so that no connection of the node happens to have it."""
@@ -60,6 +63,7 @@ class TunnelEnd:
         self.port = 0
         self.address: IPv6Address = address_of(keys.public, prefix)
         self._closed = False
+        self._paths: dict[IPv6Address, int] = {}
         self.ns = NetNs.anonymous("tunnel")
         try:
             self.device: WireGuardDevice
@@ -78,7 +82,8 @@ class TunnelEnd:
         To be called in the process's main thread. Raises ``DeviceError``.
         """
         end = cls(keys, prefix or prefix_of(), mtu)
-        end._finish(port)
+        with end._closed_on_failure():
+            end._place(port)
         return end
 
     @classmethod
@@ -87,10 +92,35 @@ class TunnelEnd:
     ) -> TunnelEnd:
         """Like ``open``, in an event loop of the main thread, which goes on meanwhile."""
         end = cls(keys, prefix or prefix_of(), mtu)
-        await asyncio.to_thread(end._finish, port)
+        with end._closed_on_failure():
+            await asyncio.to_thread(end._place, port)
         return end
 
-    def _finish(self, port: int) -> None:
+    async def revive(self) -> None:
+        """Another device in the place of one that has died, with the same key and UDP port, and no peers yet.
+
+        The namespace is the same, and with it every socket in it: what was open goes on once the peers are back. In
+        the main thread. Raises ``DeviceError``; to be tried again then.
+        """
+        self.device.close()
+        self._birthplace.close()
+        self._birthplace = NetNs.own()
+        self.device, self.reason = open_device()
+        try:
+            await asyncio.to_thread(self._place, self.port)
+        except BaseException:
+            self.device.close()
+            raise
+
+    @contextlib.contextmanager
+    def _closed_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def _place(self, port: int) -> None:
         try:
             self._birthplace.run(self._move)
             self.ns.run(self._set_up)
@@ -98,15 +128,11 @@ class TunnelEnd:
             self.port = self.device.configure(self.keys, port)
             self._birthplace.close()
         except (OSError, NetlinkError) as error:
-            self.close()
             code = error.code if isinstance(error, NetlinkError) else error.errno
             raise DeviceError(
                 f"The tunnel's network namespace could not be set up: {os.strerror(code or 0)}.",
                 "It takes root (CAP_NET_ADMIN and CAP_SYS_ADMIN).",
             ) from error
-        except BaseException:
-            self.close()
-            raise
 
     def _move(self) -> None:
         with IPRoute() as route:
@@ -156,17 +182,29 @@ class TunnelEnd:
             public_key, address_of(public_key, self.prefix), endpoint=endpoint, keepalive=keepalive
         )
 
+    def set_path(self, public_key: str, size: int) -> None:
+        """Send a peer packets of at most ``size`` bytes (0: the smallest that are ever tried), from now on.
+
+        TCP connections that are open go on with smaller segments, and send again what was lost. The device's own MTU
+        stays, since below 1280 the kernel takes IPv6 from it. Raises ``DeviceError``.
+        """
+        address = address_of(public_key, self.prefix)
+        self._paths[address] = size or SMALLEST
+        self._route("replace", address)
+
     def remove_peer(self, public_key: str) -> None:
         """Forget a peer: what it sends is dropped, connecting to it fails at once. May be called twice."""
         self.device.remove_peer(public_key)
-        self._route("del", address_of(public_key, self.prefix))
+        address = address_of(public_key, self.prefix)
+        self._paths.pop(address, None)
+        self._route("del", address)
 
     def peers(self) -> dict[str, PeerStats]:
         """Every peer by its public key. Raises ``DeviceError``."""
         return self.device.peers()
 
     def alive(self) -> bool:
-        """Whether the device still works. When it does not, close this end and open another."""
+        """Whether the device still works. When it does not: ``revive``."""
         return self.device.alive()
 
     def socket(self, kind: int = socket.SOCK_STREAM) -> socket.socket:
@@ -188,7 +226,9 @@ class TunnelEnd:
         def change() -> None:
             with IPRoute() as route:
                 (index,) = route.link_lookup(ifname=self.device.name)
-                route.route(verb, dst=f"{address}/128", oif=index)
+                size = self._paths.get(address, self.mtu)
+                metrics = {"mtu": size} if verb == "replace" and size < self.mtu else {}
+                route.route(verb, dst=f"{address}/128", oif=index, metrics=metrics)
 
         try:
             self.ns.run(change)

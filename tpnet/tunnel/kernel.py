@@ -35,6 +35,7 @@ class KernelDevice:
     """
 
     kind = "kernel"
+    watch = -1
 
     def __init__(self) -> None:
         self.name = new_name()

@@ -77,7 +77,9 @@ class WireGuardGo:
             env={"PATH": os.environ.get("PATH", os.defpath), "LOG_LEVEL": "error"},
             cwd="/",
         )
+        self.watch = -1
         try:
+            self.watch = os.pidfd_open(self._child.pid)
             self._wait_for_socket()
         except BaseException:
             self.close()
@@ -149,9 +151,10 @@ class WireGuardGo:
                 self._child.kill()
                 self._child.wait()
         self._socket.unlink(missing_ok=True)
-        if self._log >= 0:
-            os.close(self._log)
-            self._log = -1
+        for fd in (self._log, self.watch):
+            if fd >= 0:
+                os.close(fd)
+        self._log = self.watch = -1
 
     def _wait_for_socket(self) -> None:
         deadline = time.monotonic() + _START_SECONDS

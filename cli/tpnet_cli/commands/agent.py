@@ -77,25 +77,22 @@ def run(
     In a pod of its DaemonSet it takes its orders from the cluster, with --local from people on this machine.
     Whatever ends it, services go on: new connections reach them directly again.
     """
-    import logging
-    import sys
-
+    from tpnet import log
     from tpnet.agent.supervisor import END_SECONDS, run_agent
     from tpnet.tunnel import AGENT_UDP_PORT
 
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s", stream=sys.stderr
-    )
     orders = None if local else _cluster_orders(kubeconfig, node, addresses)
     if end_seconds is None:
         end_seconds = END_SECONDS if local else _CLUSTER_END_SECONDS
-    run_agent(
-        run_dir,
-        orders=orders,
-        udp_port=AGENT_UDP_PORT if udp_port is None else udp_port,
-        end_seconds=end_seconds,
-        on_ready=_say_ready,
-    )
+    out = log.Outlet(1)
+    with log.to_stderr():
+        run_agent(
+            run_dir,
+            orders=orders,
+            udp_port=AGENT_UDP_PORT if udp_port is None else udp_port,
+            end_seconds=end_seconds,
+            on_ready=lambda info: out.write(_ready(info)),
+        )
 
 
 def _cluster_orders(kubeconfig: Path | None, node: str | None, addresses: str | None) -> ClusterOrders:
@@ -143,6 +140,8 @@ def probe(run_dir: Path | None) -> None:
             why = str(answer.get("error", {}).get("message", "It does not say."))
         elif not answer["ok"].get("worker_pids"):
             why = "There is no worker at this moment; all traffic goes to the apps."
+        elif silent := answer["ok"].get("worker_silent"):
+            why = f"The worker has not responded for {silent:g} s; new connections go to the apps."
     except (OSError, ValueError) as error:
         why = f"It does not answer at {folder}/agent.sock: {error}."
     if why:
@@ -150,8 +149,8 @@ def probe(run_dir: Path | None) -> None:
         raise SystemExit(1)
 
 
-def _say_ready(info: AgentStatus) -> None:
-    click.echo(
+def _ready(info: AgentStatus) -> str:
+    return (
         f"The agent is ready: redirect {info.redirect}, WireGuard {info.wireguard}, kernel {info.kernel}.\n"
         "try    tpnet intercept TARGET        stop  Ctrl-C"
     )

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tpnet.model import Conflict, Intercept, OnFailure, TpnetError
+from tpnet.model import (
+    CONNECT_SECONDS,
+    LOCALHOST,
+    MAX_CONNECT_SECONDS,
+    Conflict,
+    Handler,
+    Intercept,
+    InvalidInput,
+    OnFailure,
+    TpnetError,
+    split_handler,
+)
 from tpnet.model.names import check_name
 from tpnet_cli import complete, identity, ports
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
@@ -80,7 +91,21 @@ Examples:
     help="Where its requests go while your process is not there: to the app, or to a 502.",
 )
 @click.option(
-    "--to", "host", default="127.0.0.1", metavar="HOST", show_default=True, help="Where your process listens."
+    "--connect-timeout",
+    type=click.IntRange(1, MAX_CONNECT_SECONDS),
+    default=CONNECT_SECONDS,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long a request waits for your process to be connected, while your session answers.",
+)
+@click.option(
+    "--to",
+    "to",
+    default=LOCALHOST,
+    metavar="HOST[:PORT]",
+    show_default=True,
+    help="Where your process listens: a host or an address, with the port if --port does not say it. An IPv6 address "
+    "with a port is [::1]:8080.",
 )
 @click.option("--user", help="Your name. Default: TPNET_USER, or the login name.")
 @where_options()
@@ -95,7 +120,8 @@ def intercept(
     path_regex: tuple[str, ...],
     name: str | None,
     on_failure: str,
-    host: str,
+    connect_timeout: int,
+    to: str,
     user: str | None,
     output: str | None,
 ) -> None:
@@ -110,7 +136,7 @@ def intercept(
     given = name is not None
     if name is not None:
         check_name("intercept", name)
-    _handler(host, local or 1)
+    host, local = _handler(to, local, remote)
 
     from tpnet.model.codec import encode
     from tpnet_cli.terminal import Steps, make_console, show
@@ -148,8 +174,9 @@ def intercept(
             port=chosen,
             headers=rules.headers,
             path=rules.path,
-            handler=_handler(host, local or chosen),
+            handler=str(Handler(host, local or chosen)),
             on_failure=OnFailure(on_failure),
+            connect_timeout=connect_timeout,
         )
         made = _make(where, control, draft, before.agent.redirect, steps)
         place = Place(
@@ -182,11 +209,15 @@ def _rules(
     return parse_rules(headers, equal, prefix, regex, own_id)
 
 
-def _handler(host: str, port: int) -> str:
-    """``HOST:PORT`` of the developer's process. Raises ``InvalidInput`` for a host that is none."""
-    from tpnet.session.handlers import parse_handler
-
-    return str(parse_handler(f"[{host}]:{port}" if ":" in host else f"{host}:{port}"))
+def _handler(to: str, local: int | None, remote: int | str | None) -> tuple[str, int | None]:
+    """The host, and the port if it was given, of the developer's process. Raises ``InvalidInput``."""
+    host, port = split_handler(to)
+    if port is not None and local not in {None, port}:
+        raise InvalidInput(
+            f"--to={to} says that your process listens on port {port}, --port says {local}.",
+            f"--port has your port in front, then the service's: --port {port}:{remote or local}",
+        )
+    return host, port or local
 
 
 def _ask_for_port(choices: Sequence[int]) -> int:
@@ -234,7 +265,7 @@ def _make(where: Where, control: Control, draft: Intercept, redirect: str, steps
             said = f"node {agent['node']} does not answer{carrier} yet; requests there go {elsewhere} until it does"
             steps.done(WAITING, "tunnel", said)
     if not made.handler_up:
-        said = f"nothing listens on {made.intercept.handler} yet; requests go {elsewhere} until it does"
+        said = f"{made.handler_problem}; requests go {elsewhere} until that changes"
         steps.done(WAITING, "handler", said)
     return made
 

@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """An intercept that was ended; ``agent_told`` is false where no agent answered."""
+    """An intercept that was ended. ``draining``: open connections, which live on.
+
+    ``agent_told`` is false where no agent answered. ``last``: the session ends with those connections.
+    """
 
     name: str
     draining: int
     agent_told: bool
+    last: bool = False
 
 
 @click.command()
@@ -45,8 +49,8 @@ def leave(
 ) -> None:
     """End intercepts; their requests go to the app again.
 
-    Nobody's connection breaks: requests under way may finish. With the last one your session ends too. In a cluster
-    --all means every namespace, or the one that -n names.
+    Nobody's connection breaks: requests under way may finish, however long they take. With the last intercept, and what
+    is under way of it, your session ends too. In a cluster --all means every namespace, or the one that -n names.
     """
     if bool(names) == everything:
         raise click.UsageError("Name the intercepts to leave, or use --all; see them with tpnet list.")
@@ -155,7 +159,7 @@ class _Leaving:
         if item is None or item.intercept.user == self._me:
             try:
                 answer = self._session.remove(name)
-                return Left(name, int(answer["draining"]), bool(answer["told"]))
+                return Left(name, int(answer["draining"]), bool(answer["told"]), bool(answer["last"]))
             except NotThere:
                 pass  # its session is on another computer, or dead
         control = self._control
@@ -191,6 +195,7 @@ def _lines(
         rest = f": its requests go to {'the pods' if where.is_cluster else 'the app'} again"
         if left.draining:
             rest += f"; {texts.counted(left.draining, 'open connection')} may finish"
+            rest += ", and then your session ends" if left.last else ""
     else:
         who = "the API server does not answer" if where.is_cluster else "no agent answers"
         rest = f"; {who}: what it may have of it goes with its lease, within 30 s"

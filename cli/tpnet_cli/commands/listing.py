@@ -23,8 +23,7 @@ def list_(where: Where, mine: bool, user: str | None, output: str | None) -> Non
     with where.control() as control:
         me = where.user(control, user)
         status = control.status()
-        if where.is_cluster:
-            status = with_own(status, session_facts(where, me))
+        status = with_own(status, session_facts(where, me))
         if not is_data(output):
             status = renamed(status, where, control)
         place = where.place(control)

@@ -28,9 +28,10 @@ def status(where: Where, output: str | None) -> None:
         _cluster_status(where, output)
         return
     from tpnet.model.codec import encode
+    from tpnet_cli.own import session_facts, with_own
 
     with where.control() as control:
-        current = control.status()
+        current = with_own(control.status(), session_facts(where, where.user(control, None)))
     if is_data(output):
         write_data(encode(current), output)
         return

@@ -58,11 +58,11 @@ def _sample(where: Where, control: AnyControl, *, short: bool) -> Sample:
     from tpnet_cli.own import open_here, renamed, session_facts, with_own
     from tpnet_cli.views.watch import Sample
 
-    status = control.status()
+    own = session_facts(where, where.user(control, None))
+    status = with_own(control.status(), own)
     if not where.is_cluster:
         return Sample(status, time.time())
-    own = session_facts(where, where.user(control, None))
-    status, here = with_own(status, own), open_here(own)
+    here = open_here(own)
     if short:
         status = renamed(status, where, control)
         here = {where.short(control, name): text for name, text in here.items()}

@@ -74,6 +74,7 @@ def environment(paths: LabPaths, place: str) -> dict[str, str]:
     env["PATH"] = f"{Path(sys.executable).parent}:{env.get('PATH') or os.defpath}"
     env["TPNET_STATE_DIR"] = str(paths.root / place / "state")
     env["TPNET_USER"] = place
+    env.setdefault("TPNET_CACHE_DIR", str(paths.root / "cache"))
     return env
 
 

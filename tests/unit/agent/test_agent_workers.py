@@ -12,6 +12,7 @@ import pytest
 
 from tpnet.agent import workers as module
 from tpnet.agent.workers import Workers
+from tpnet.kernel.signs import SPEC, Signs
 from tpnet.model import TpnetError
 from tpnet.proxy.channel import AddTarget, AppRefused, NeedSockets, Purpose, SetRules, Sockets
 
@@ -19,6 +20,7 @@ PRELUDE = """
 import os, socket, sys, time
 from tpnet.proxy import channel
 from tpnet.proxy.channel import *
+from tpnet.kernel.signs import WORKER, Signs
 end = socket.socket(fileno=int(sys.argv[1]))
 end.setblocking(True)
 ready = lambda: channel.send(end, Ready(os.getpid()))
@@ -27,10 +29,20 @@ SERVES = """
 ready()
 while (received := channel.receive(end)) is not None:
     message, fds = received
+    if isinstance(message, TakeSigns):
+        signs = Signs(fds[0])
+        continue
     for fd in fds:
         os.write(fd, b"x")
     channel.send(end, AppRefused(getattr(message, "target", 0)))
 """
+
+
+def signs():
+    """Signs of life in a file in memory: a map takes root."""
+    fd = os.memfd_create("signs")
+    os.ftruncate(fd, SPEC.entries * SPEC.value_size)
+    return Signs(fd)
 
 
 class Watched(Workers):
@@ -38,8 +50,10 @@ class Watched(Workers):
 
     def __init__(self):
         self.events, self.said = [], []
+        self.signs = signs()
         super().__init__(
             os.getuid(),
+            self.signs,
             lambda: self.events.append("ready"),
             self.events.append,
             self.said.append,
@@ -70,6 +84,7 @@ async def started():
         yield workers
     finally:
         await workers.close()
+        workers.signs.close()
         assert workers.pids == ()
 
 

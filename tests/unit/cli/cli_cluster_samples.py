@@ -62,13 +62,15 @@ SESSION = {
     "up": False,
     "address": "fd5c:9f37:ec0d::b0b",
     "endpoint": "10.0.3.7:21820",
+    "draining": 0,
     "agents": [
-        {"node": "n1", "address": "fd5c::1", "endpoint": "10.0.3.7:21820", "up": True, "rtt_ms": 4.2},
-        {"node": "n2", "address": "fd5c::2", "endpoint": "", "up": False, "rtt_ms": 0.0},
+        {"node": "n1", "address": "fd5c::1", "endpoint": "10.0.3.7:21820", "up": True, "rtt_ms": 4.2, "mtu": 1232},
+        {"node": "n2", "address": "fd5c::2", "endpoint": "", "up": False, "rtt_ms": 0.0, "mtu": 1280},
     ],
     "intercepts": [
         {
             "name": f"shop/{name}", "handler": handler, "handler_up": up, "tunnel_port": 20000,
+            "handler_problem": "" if up else f"nothing listens on {handler}",
             "open": 2, "total": 1204, "refused": 0, "problem": "",
         }
         for name, handler, up in (("orders-bob", "127.0.0.1:8080", True), ("cart-bob", "127.0.0.1:8081", False))
@@ -173,7 +175,8 @@ class FakeDaemon:
         self.added.append(draft)
         target = draft.target if "/" in draft.target else f"svc/{draft.target}"
         stood = dataclasses.replace(draft, session="bob-0a1b2c3d", target=target, tunnel_port=20000)
-        return InterceptStatus(stood, 2, 2, self.handler_up, True)
+        problem = "" if self.handler_up else f"nothing listens on {draft.handler}"
+        return InterceptStatus(stood, 2, 2, self.handler_up, True, handler_problem=problem)
 
     def remove(self, name):
         if name not in {entry["name"] for entry in self.info()["intercepts"]}:
@@ -183,4 +186,4 @@ class FakeDaemon:
 
     def quit(self):
         self.quitted = True
-        return self.behind
+        return {"behind": self.behind, "cut": 0}

@@ -82,6 +82,7 @@ BROKEN = InterceptStatus(
     1,
     False,
     True,
+    handler_problem="nothing listens on 127.0.0.1:8081",
     reasons={"handler": 12, "tunnel": 3},
     problems=("container/1f2e3d4c5b6a: nothing listens on port 9000 (since 40 s)",),
 )

@@ -43,7 +43,7 @@ def test_intercept_says_its_steps_and_ends_with_what_to_type(daemon, cluster, ca
     rest = [
         "orders-bob-example-org is on.",
         "  takes   orders:80   Coder: Bob   /api…",
-        "  sends   to 127.0.0.1:80",
+        "  sends   to localhost:80",
         "  others  to the pods, as before",
         "",
         "try    curl -H 'Coder: Bob' http://orders.shop/api",
@@ -82,7 +82,7 @@ def test_what_tables_cut_is_told_in_full(daemon, cluster, capsys):
 def test_ports_by_number_and_by_name(port, local, remote, daemon, cluster):
     cluster.info_of_target = samples.INFO
     assert run(["intercept", "orders", "-n", "shop", "--port", port]) == 0
-    assert (daemon.added[0].handler, daemon.added[0].port) == (f"127.0.0.1:{local}", remote)
+    assert (daemon.added[0].handler, daemon.added[0].port) == (f"localhost:{local}", remote)
 
 
 def test_what_a_workload_does_not_declare_may_listen_all_the_same(daemon, cluster):
@@ -121,7 +121,7 @@ def test_what_does_not_work_yet_is_a_warning(daemon, cluster, capsys):
     assert run(["intercept", "orders", "-n", "shop", "--http-header=a=b"]) == 0
     out = one_line(capsys.readouterr().out)
     assert "! tunnel node n2 does not answer yet; requests there go to the app until it does" in out
-    assert "! handler nothing listens on 127.0.0.1:80 yet; requests go to the app until it does" in out
+    assert "! handler nothing listens on localhost:80; requests go to the app until that changes" in out
 
 
 def test_a_refusal_is_shown_as_the_cluster_words_it(daemon, capsys):

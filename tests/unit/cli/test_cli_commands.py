@@ -24,11 +24,13 @@ class FakeSession:
         self.added = []
         self.removed = []
         self.handler_up = handler_up
+        self.handler_problem = ""
         self.there = True
         self.started = False
         self.quitted = False
         self.told = True
         self.behind = {}
+        self.cut = 0
         self.names = ["shop-bob", "cart-bob"]
         self.failure = None
 
@@ -39,9 +41,20 @@ class FakeSession:
             "session": "bob@laptop",
             "started": time.time(),
             "endpoint": "10.0.0.1:21820",
+            "draining": 0,
             "intercepts": [
-                {"name": name, "handler": "127.0.0.1:8080", "open": 1, "total": 1204} for name in self.names
+                {
+                    "name": name,
+                    "handler": "127.0.0.1:8080",
+                    "handler_up": self.handler_up,
+                    "handler_problem": "",
+                    "problem": "",
+                    "open": 1,
+                    "total": 1204,
+                }
+                for name in self.names
             ],
+            "agents": [{"node": "", "up": True}],
         }
 
     def add(self, intercept):
@@ -49,7 +62,10 @@ class FakeSession:
             raise self.failure
         self.added.append(intercept)
         stood = dataclasses.replace(intercept, session="bob@laptop", targets=samples.SHOPS, tunnel_port=20000)
-        return InterceptStatus(stood, 2, 2, self.handler_up, True)
+        problem = self.handler_problem or (
+            "" if self.handler_up else f"nothing listens on {intercept.handler}"
+        )
+        return InterceptStatus(stood, 2, 2, not problem, True, handler_problem=problem)
 
     def remove(self, name):
         self.info()
@@ -61,7 +77,7 @@ class FakeSession:
 
     def quit(self):
         self.quitted = True
-        return self.behind
+        return {"behind": self.behind, "cut": self.cut}
 
 
 @pytest.fixture
@@ -137,8 +153,59 @@ def test_intercept_says_what_it_does_and_what_is_true_now(session, agent, capsys
         "lab-shop-bob",
         "bob",
         80,
-        "127.0.0.1:8080",
+        "localhost:8080",
     )
+
+
+@pytest.mark.parametrize(
+    ("to", "port", "handler", "remote"),
+    [
+        ("localhost", "8080:80", "localhost:8080", 80),
+        ("::1", "8080:80", "[::1]:8080", 80),
+        ("[::1]", "8080:80", "[::1]:8080", 80),
+        ("[::1]:5173", "5173:80", "[::1]:5173", 80),
+        ("[::1]:5173", None, "[::1]:5173", 80),
+        ("localhost:5173", None, "localhost:5173", 80),
+        ("dev-box:5173", None, "dev-box:5173", 80),
+        (":5173", None, "localhost:5173", 80),
+        ("5173", None, "localhost:5173", 80),
+    ],
+)
+def test_to_takes_a_host_an_address_or_either_with_the_port(session, to, port, handler, remote):
+    assert run(["intercept", "lab-shop-*", "--to", to, *(["--port", port] if port else [])]) == 0
+    (added,) = session.added
+    assert (added.handler, added.port) == (handler, remote)
+
+
+@pytest.mark.parametrize(
+    ("to", "port", "hint"),
+    [
+        ("localhost:5173", "8080:80", "--port 5173:80"),
+        ("localhost:5173", "80", "--port 5173:80"),
+        ("http://localhost:5173/", "80", "Only its host and port: localhost:5173"),
+        ("::1:5173", "80", "[::1]:5173"),
+        ("my host", "80", "localhost:8080"),
+    ],
+)
+def test_to_that_is_none_is_refused_with_what_is_right(session, capsys, to, port, hint):
+    assert run(["intercept", "lab-shop-*", "--to", to, "--port", port]) == 2
+    assert hint in capsys.readouterr().err
+    assert session.added == []
+
+
+def test_connect_timeout_is_in_seconds_and_bounded(session, capsys):
+    assert run(["intercept", "lab-shop-*", "--connect-timeout", "30"]) == 0
+    assert session.added[0].connect_timeout == 30
+    for wrong in ("0", "301", "soon"):
+        assert run(["intercept", "lab-shop-*", "--connect-timeout", wrong]) == 2
+    assert len(session.added) == 1
+
+
+def test_unknown_host_is_told_as_unknown(session, capsys):
+    session.handler_problem = "the host dev-box is unknown"
+    assert run(["intercept", "lab-shop-*", "--to", "dev-box:8080"]) == 0
+    out = one_line(capsys.readouterr().out)
+    assert "! handler the host dev-box is unknown; requests go to the app until that changes" in out
 
 
 def test_intercept_without_a_port_means_the_only_one_for_both(session, capsys):
@@ -179,7 +246,7 @@ def test_a_name_that_another_has_is_refused_before_a_session_starts(session, age
 def test_a_missing_handler_is_said_and_no_failure(session, capsys):
     session.handler_up = False
     assert run(["intercept", "lab-shop-*", "-p", "8080:80", "--http-header=a=b"]) == 0
-    said = "! handler nothing listens on 127.0.0.1:8080 yet; requests go to the app until it does"
+    said = "! handler nothing listens on localhost:8080; requests go to the app until that changes"
     assert said in one_line(capsys.readouterr().out)
 
 
@@ -261,6 +328,15 @@ def test_leave_goes_through_ones_own_session(session, agent, capsys):
     assert one_line(capsys.readouterr().out) == said
 
 
+def test_leave_of_the_last_says_that_the_session_ends_when_what_is_under_way_has(session, agent, capsys):
+    session.names = ["shop-bob"]
+    agent.busy()
+    assert run(["leave", "shop-bob"]) == 0
+    assert one_line(capsys.readouterr().out).endswith(
+        "; 1 open connection may finish, and then your session ends"
+    )
+
+
 def test_leave_works_without_a_session(session, agent, capsys):
     agent.busy()
     agent.answers["delete_intercept"] = {"draining": 0}
@@ -339,7 +415,7 @@ def test_leave_as_data_and_wide(session, agent, capsys):
     agent.busy()
     assert run(["leave", "nope", "shop-bob", "-o", "json"]) == 5
     out, err = capsys.readouterr()
-    assert json.loads(out) == [{"name": "shop-bob", "draining": 1, "agent_told": True}]
+    assert json.loads(out) == [{"name": "shop-bob", "draining": 1, "agent_told": True, "last": False}]
     assert "There is no intercept nope." in err
     assert run(["leave", "cart-bob", "-o", "wide"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -420,7 +496,10 @@ def test_watch_on_a_terminal_stays_in_place(agent, capsys, monkeypatch):
 def test_quit_says_what_it_left(session, capsys):
     assert run(["quit"]) == 0
     assert session.quitted
-    assert capsys.readouterr().out == "✓ bob's session is over; left shop-bob, cart-bob\n"
+    assert capsys.readouterr().out == (
+        "! 2 connections to your process may finish, for 5 s at most\n"
+        "✓ bob's session is over; left shop-bob, cart-bob\n"
+    )
     session.there = False
     assert run(["quit"]) == 0
     assert capsys.readouterr().out == "bob has no session on this computer.\n"
@@ -436,13 +515,20 @@ def test_quit_names_what_could_not_be_removed(session, capsys):
     )
 
 
+def test_quit_says_what_it_cut(session, capsys):
+    session.cut = 2
+    assert run(["quit"]) == 0
+    said = one_line(capsys.readouterr().out)
+    assert said.endswith("! 2 connections to your process did not finish in time and were cut off")
+
+
 def test_quit_as_data_and_wide(session, capsys):
     assert run(["quit", "-o", "wide"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "  session  bob@laptop   was on for 0 s   to 10.0.0.1:21820"
-    assert lines[2] == "  left     shop-bob   to 127.0.0.1:8080   1,204 connections, 1 open"
+    assert lines[2] == "  session  bob@laptop   was on for 0 s   to 10.0.0.1:21820"
+    assert lines[3] == "  left     shop-bob   to 127.0.0.1:8080   1,204 connections, 1 open"
     assert run(["quit", "-o", "json"]) == 0
-    said = {"user": "bob", "session": "bob@laptop", "left": ["shop-bob", "cart-bob"], "behind": {}}
+    said = {"user": "bob", "session": "bob@laptop", "left": ["shop-bob", "cart-bob"], "behind": {}, "cut": 0}
     assert json.loads(capsys.readouterr().out) == said
     session.there = False
     assert run(["quit", "-o", "yaml"]) == 0
@@ -451,6 +537,7 @@ def test_quit_as_data_and_wide(session, capsys):
         "session": None,
         "left": [],
         "behind": {},
+        "cut": 0,
     }
 
 

@@ -498,12 +498,16 @@ def test_what_waits_for_a_session_is_found_and_taken_once(control, api):
     api.put(INTERCEPTS, by_kubectl("orders-alice", "alice", port=80))
     control.follow_unclaimed("shop", lambda: None)
     deadline = time.monotonic() + 2
-    while len(found := control.unclaimed("bob-1")) < 2:
+    api.put(INTERCEPTS, by_kubectl("six", handler="::1", port=80))
+    api.put(INTERCEPTS, by_kubectl("odd", handler="http://localhost", port=80))
+    while len(found := control.unclaimed("bob-1")) < 4:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert {one.name: one.handler for one in found} == {
-        "shop/orders-bob": "127.0.0.1:90",
+        "shop/orders-bob": "localhost:90",
         "shop/own": "127.0.0.1:9",
+        "shop/six": "[::1]:80",
+        "shop/odd": "http://localhost",  # the session that would serve it says what is wrong
     }
     named = next(one for one in found if one.name == "shop/orders-bob")
     control.claim(dataclasses.replace(named, session="bob-1", tunnel_port=20001))

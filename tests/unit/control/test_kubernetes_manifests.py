@@ -135,7 +135,8 @@ def test_the_agents_pod_has_no_more_than_it_needs():
     assert security["readOnlyRootFilesystem"] is True
     assert security["capabilities"]["drop"] == ["ALL"]
     assert [volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume] == [
-        "/dev/net/tun"
+        "/dev/net/tun",
+        "/var/cache/tpnet",
     ]
     assert container["ports"][0]["hostPort"] == AGENT_UDP_PORT
 

@@ -422,6 +422,7 @@ ROWS = [
     Row("S58-fits", "F", get(b"X: " + b"a" * (MAX_HEAD - len(get(b"X: "))))),
     Row("S58-just-not", "P", get(b"X: " + b"a" * (MAX_HEAD - len(get(b"X: ")) + 1))),
     Row("probe", "A", get(b"User-Agent: kube-probe/1.31")),
+    Row("hook", "A", get(b"User-Agent: kube-lifecycle/1.31")),
     Row("probe-not", "F", get(b"User-Agent: x-kube-probe/1.31")),
 ]
 

@@ -1,10 +1,12 @@
 import gc
 import os
 import threading
+import time
 
 import pytest
-from worker_home import GET, MINE, POST_MINE, WorkerHome, response
+from worker_home import GET, MINE, POST_MINE, SESSION, WorkerHome, response
 
+from tpnet.kernel.signs import Level
 from tpnet.proxy.channel import AppRefused, Purpose
 from tpnet.proxy.context import UNDECIDED
 from tpnet.proxy.dialler import Peer
@@ -61,7 +63,8 @@ def test_a_matched_request_goes_to_the_session_and_the_next_one_to_the_app(home)
     client.send(GET)
     home.spin()
     app = home.app.accept()
-    app = home.app.accept() or app
+    assert app.got() == b""
+    app = home.app.accept()
     assert app.got() == GET
     app.send(response(b"app"))
     home.spin()
@@ -69,6 +72,119 @@ def test_a_matched_request_goes_to_the_session_and_the_next_one_to_the_app(home)
     exchange(home, client, handler, MINE, b"again")
     assert home.session.accept() is None, "the session's connection is kept for its client"
     assert home.context.book.intercepts["i1"].hits == 2
+
+
+@pytest.mark.parametrize("request_", [MINE, POST_MINE, MINE[:-2]], ids=["GET", "POST", "in two reads"])
+def test_the_app_is_let_go_of_when_a_request_goes_to_a_session_and_dialled_when_one_is_for_it(home, request_):
+    client, connection = home.client()
+    first = home.app.accept()
+    exchange(home, client, first, GET, b"app")
+    client.send(request_)
+    home.spin()
+    if request_ == MINE[:-2]:
+        assert first.got() is None, "nothing is decided yet"
+        client.send(b"\r\n")
+        home.spin()
+    assert first.got() == b"", "an orderly close"
+    handler = handler_of(home)
+    handler.got()
+    handler.send(response(b"mine"))
+    home.spin()
+    assert client.got() == response(b"mine")
+    assert home.app.accept() is None
+    for _ in range(2):
+        client.send(GET)
+        home.spin()
+    second = home.app.accept()
+    assert second.got() == GET + GET
+    assert home.app.accept() is None, "one connection at a time"
+    second.send(response(b"1") + response(b"2"))
+    home.spin()
+    assert client.got() == response(b"1") + response(b"2")
+    assert connection.calm
+    assert handler.got() is None, "the handler's is kept"
+
+
+def test_what_the_app_says_after_it_was_let_go_of_reaches_nobody(home):
+    client, _ = home.client()
+    app = home.app.accept()
+    app.send(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+    client.send(MINE)
+    (connection,) = home.connections
+    connection.mover.on_client(1)  # the request was first
+    home.spin()
+    handler = handler_of(home)
+    handler.send(response(b"mine"))
+    home.spin()
+    assert client.got() == response(b"mine")
+    client.send(GET)
+    home.spin()
+    assert home.app.accept().got() == GET
+
+
+def test_an_app_that_is_still_being_dialled_is_let_go_of_as_well(home):
+    home.prepare = False
+    while sock := home.dialler.pool(PEER).take():
+        sock.close()
+    client, connection = home.client()
+    client.send(MINE)
+    home.spin()
+    home.prepare = True
+    home.spin()
+    assert handler_of(home).got() == MINE
+    assert home.app.accept() is None, "nobody waits for a socket any more"
+    assert home.dialler.pool(PEER).waiting == {}
+    assert set(connection.upstreams) == {(SESSION, home.session.port, "i1")}
+
+
+class Signs:
+    """In the place of ``tpnet.kernel.signs.Signs``, which only root can make."""
+
+    def __init__(self):
+        self.alive = False
+
+    def last(self, _who):
+        return time.monotonic() if self.alive else 0.0
+
+
+def test_an_app_is_kept_while_sockets_to_dial_it_again_with_run_low_and_nobody_makes_more(home):
+    clients = [home.client()[0] for _ in range(2)]
+    apps = [home.app.accept() for _ in clients]
+    home.context.signs = Signs()
+    home.prepare = False
+    home.spin()
+    while home.dialler.pool(PEER).level is Level.SERVES:
+        home.dialler.pool(PEER).take().close()
+    clients[0].send(MINE)
+    home.spin()
+    assert apps[0].got() is None
+    home.context.signs.alive = True
+    clients[1].send(MINE)
+    home.spin()
+    assert apps[1].got() == b""
+
+
+def test_a_request_that_is_pinned_after_one_to_a_session_finds_the_app(home):
+    client, _ = home.client()
+    home.app.accept()
+    client.send(MINE)
+    home.spin()
+    handler = handler_of(home)
+    handler.send(response(b"mine"))
+    home.spin()
+    assert client.got() == response(b"mine")
+    assert handler.got() == MINE
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    home.spin()
+    app = home.app.accept()
+    assert app.got().startswith(b"GET / ")
+    app.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    home.spin()
+    assert client.got().startswith(b"HTTP/1.1 101 ")
+    client.send(b"frame")
+    home.spin()
+    assert app.got() == b"frame"
+    assert handler.got() == b"", "a pipe has two ends"
 
 
 def test_nothing_of_the_handler_reaches_the_client_before_the_status_byte(home):

@@ -42,6 +42,8 @@ def tcp_pair():
     with socket.create_server(("127.0.0.1", 0)) as server:
         near = socket.create_connection(server.getsockname())
         far, _ = server.accept()
+    for end in (near, far):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return near, far
 
 
@@ -143,6 +145,7 @@ class WorkerHome:
         for _ in range(count):
             sock = Socket(family, socket.SOCK_STREAM)
             sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             socks.append(sock)
         if purpose is Purpose.SESSION:
             self.context.session_pool.add(socks)

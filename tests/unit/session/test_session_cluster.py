@@ -93,7 +93,7 @@ class FakeLink:
     def __init__(self, end, agent, changed):
         assert end.alive()
         self.end, self.agent, self.changed = end, agent, changed
-        self.up = self.ever_up = False
+        self.up = self.ever_up = self.gone = False
         self.silent_for = self.rtt_ms = 0.0
         self.endpoint = None
         self.started, self.forgotten, self.closed, self.nudges = False, False, False, 0
@@ -117,7 +117,7 @@ class FakeLink:
 class World:
     def __init__(self):
         self.control, self.ends, self.links = FakeControl(), [], FakeLink.made
-        self.told, self.names = [], {}
+        self.told, self.names, self.busy = [], {}, set()
 
     def presence(self):
         async def restored():
@@ -127,7 +127,11 @@ class World:
             self.told.append("renewed")
 
         return ClusterPresence(
-            self.control, handlers=lambda: dict(self.names), restored=restored, renewed=renewed
+            self.control,
+            handlers=lambda: dict(self.names),
+            restored=restored,
+            renewed=renewed,
+            busy=lambda agent: agent in self.busy,
         )
 
     def link(self, node):
@@ -296,6 +300,30 @@ def test_a_silent_agents_node_is_asked_for_who_it_is_now_and_the_old_key_is_forg
     play(world, story)
 
 
+def test_after_a_goodbye_the_node_s_next_agent_is_looked_for_at_once(world, monkeypatch):
+    monkeypatch.setattr(cluster_module, "ASK_AFTER", 5.0)
+    monkeypatch.setattr(cluster_module, "ASK_GONE", 0.02)
+
+    async def story(presence):
+        world.control.agents = {"n1": spec("n1")}
+        world.control.serving = {"n1"}
+        await until(presence.links)
+        link = presence.links()["n1"]
+        link.hear()
+        asked = world.control.count("agent", "n1")
+        # It has taken its part and itself back, as agents do that end.
+        world.control.serving, world.control.agents = set(), {}
+        link.up, link.gone = False, True
+        link.changed(False)
+        await until(lambda: world.control.count("agent", "n1") > asked + 3)
+        world.control.agents = {"n1": spec("n2")}
+        await until(lambda: presence.links()["n1"] is not link)
+        assert link.forgotten
+        assert presence.links()["n1"].agent.public_key == spec("n2").public_key
+
+    play(world, story)
+
+
 def test_a_silent_agent_that_is_the_same_keeps_its_link(world):
     async def story(presence):
         world.control.agents, world.control.serving = {"n1": spec("n1")}, {"n1"}
@@ -319,6 +347,25 @@ def test_a_node_that_serves_us_no_more_is_let_go_of_after_a_while(world):
         assert len(presence.links()) == 2, "a part that comes back at once finds its link"
         await until(lambda: set(presence.links()) == {"n1"})
         assert world.link("n2").forgotten
+
+    play(world, story)
+
+
+def test_a_node_keeps_its_link_while_connections_from_there_are_open(world):
+    async def story(presence):
+        world.control.agents = {"n1": spec("n1")}
+        world.control.serving = {"n1"}
+        await until(presence.links)
+        link = presence.links()["n1"]
+        world.busy.add(str(link.agent.address))
+        world.control.serving = set()
+        nudges = link.nudges
+        await asyncio.sleep(0.5)  # three times as long as one that is not busy is kept
+        assert link.nudges > nudges
+        assert presence.links() == {"n1": link}
+        world.busy.clear()
+        await until(lambda: not presence.links())
+        assert link.forgotten
 
     play(world, story)
 

@@ -1,17 +1,20 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 import socket
 import struct
+import sys
+import termios
 import time
 from ipaddress import IPv6Address
 
 import pytest
 
+from tpnet.model import Handler
 from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, Forward
-from tpnet.session.handlers import Handler
 
 LOCAL = IPv6Address("::1")
 
@@ -195,6 +198,34 @@ def test_slow_receiver_stops_the_sender_and_nothing_is_lost_or_kept():
     run(main)
 
 
+def kept(sock):
+    """Bytes of kernel memory that what waits in a socket takes, both ways (sock_diag(7): SO_MEMINFO)."""
+    meminfo = struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, 55, 36))
+    received, queued = meminfo[0], meminfo[5]
+    return received + queued
+
+
+@pytest.mark.parametrize("slow", ["agent", "handler"])
+def test_stream_whose_receiver_reads_nothing_takes_at_most_256_kib(slow):
+    async def main():
+        async with Lane() as lane:
+            ends = await lane.pair()
+            source = ends[0] if slow == "handler" else ends[1]
+            (relay,) = lane.door._relays
+            still, before = 0, -1
+            while still < 20:  # until the sender has been stopped for a while
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        source.send(bytes(1 << 16))
+                await asyncio.sleep(0.01)
+                left = sum(len(flow._left or b"") for flow in relay._flows)
+                total = kept(relay._tunnel) + kept(relay._handler) + left
+                still, before = (still + 1, before) if total == before else (0, total)
+            assert 64 * 1024 < total <= 256 * 1024
+
+    run(main)
+
+
 def test_both_directions_at_once():
     async def main():
         async with Lane() as lane:
@@ -301,3 +332,122 @@ def test_a_hundred_connections_at_once():
             assert lane.door.total == 100
 
     run(main)
+
+
+def refusing(lane, answer, *, reads=0):
+    """A server that reads so much, answers, and closes with the rest unread: its kernel sends RST."""
+
+    async def serve():
+        loop = asyncio.get_running_loop()
+        served, _ = await loop.sock_accept(lane.handler)
+        await receive(served, reads)
+        await loop.sock_sendall(served, answer)
+        await until(
+            lambda: not unsent(served)
+        )  # what has not left the handler's computer dies with its reset
+        served.close()
+
+    return asyncio.create_task(serve())
+
+
+async def read_out(sock):
+    """All that comes, and how it ends: FIN or RST."""
+    loop = asyncio.get_running_loop()
+    data = bytearray()
+    while True:
+        try:
+            chunk = await loop.sock_recv(sock, 1 << 20)
+        except ConnectionResetError:
+            return bytes(data), "reset"
+        if not chunk:
+            return bytes(data), "end"
+        data += chunk
+
+
+@pytest.mark.parametrize("size", [20_000, 200_000, 5_000_000])
+def test_response_to_an_upload_that_the_handler_does_not_read_is_delivered(size):
+    """Whichever comes first at the daemon, the handler's reset or the failing send."""
+
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            for pause in (0.0, 0.0, 0.02):
+                server = refusing(lane, b"413", reads=10)
+                agent = await lane.dial()
+                # All of it goes out before anything is read, as clients do that only read when they have sent.
+                told = ""
+                try:
+                    await loop.sock_sendall(agent, b"q" * size)
+                except ConnectionResetError:
+                    told = "reset"  # and reading will not tell it again
+                await asyncio.sleep(pause)
+                data, end = await read_out(agent)
+                # What broke off is not told as a clean end.
+                assert (data, told or end) == (CONNECTED + b"413", "reset")
+                await server
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+def test_handler_that_half_closes_after_its_response_gets_the_rest_of_the_upload():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await lane.pair()
+            await loop.sock_sendall(served, b"early")
+            served.shutdown(socket.SHUT_WR)
+            assert await receive(agent, 6) == b"early"
+            upload = os.urandom(2_000_000)
+            _, got = await asyncio.gather(loop.sock_sendall(agent, upload), receive(served, len(upload)))
+            assert got == upload
+            agent.shutdown(socket.SHUT_WR)
+            assert await receive(served, 1) == b""
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+def test_fin_of_a_handler_stays_a_clean_end_though_it_takes_no_more():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await lane.pair()
+            await loop.sock_sendall(agent, b"q")
+            assert await receive(served, 1) == b"q"
+            await loop.sock_sendall(served, b"until its end")
+            served.close()  # everything is read: FIN. What comes now is answered with RST
+            with contextlib.suppress(ConnectionError):
+                for _ in range(100):
+                    await loop.sock_sendall(agent, b"q" * 1000)
+                    await asyncio.sleep(0.001)
+            assert await read_out(agent) == (b"until its end", "end")
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+def test_long_response_that_a_reset_follows_reaches_a_slow_agent_whole():
+    async def main():
+        async with Lane() as lane:
+            answer = os.urandom(1_500_000)
+            server = refusing(lane, answer, reads=10)
+            agent = await lane.dial()
+            agent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            upload = asyncio.create_task(asyncio.get_running_loop().sock_sendall(agent, b"q" * 100_000))
+            data = bytearray()
+            while chunk := await asyncio.get_running_loop().sock_recv(agent, 65536):
+                data += chunk
+                await asyncio.sleep(0.002)
+                if len(data) == len(answer) + 1:
+                    break
+            assert data == CONNECTED + answer
+            assert await read_out(agent) == (b"", "reset")
+            await asyncio.gather(server, upload, return_exceptions=True)
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+def unsent(sock):
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)

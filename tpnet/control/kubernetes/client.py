@@ -44,6 +44,7 @@ from tpnet.control.kubernetes.view import model_intercept, status_of, target_sta
 from tpnet.model import (
     AgentStatus,
     Conflict,
+    Handler,
     InvalidInput,
     NodeAgentSpec,
     NotThere,
@@ -54,6 +55,7 @@ from tpnet.model import (
     TargetKind,
     TargetRef,
     TpnetError,
+    split_handler,
 )
 
 if TYPE_CHECKING:
@@ -283,16 +285,21 @@ class ClusterControl:
         return found
 
     def _handler_of(self, item: Object) -> str:
-        """``host:port`` that answers an intercept's requests; 127.0.0.1 and the target's port where it says nothing."""
+        """What answers an intercept's requests, with the target's port where it names none."""
         spec = item["spec"]
-        if spec.get("handler"):
-            return str(spec["handler"])
+        text = str(spec.get("handler", ""))
+        try:
+            host, named = split_handler(text)
+        except InvalidInput:
+            return text  # whoever is to serve it says so
+        if named is not None:
+            return text
         port = spec.get("port")
         if not isinstance(port, int):
             target = from_api(TargetRef, spec["target"])
             info = self._run(self._resolve(label_of(target), item["metadata"]["namespace"]))
             port = one_port(info, port)
-        return f"127.0.0.1:{port}"
+        return str(Handler(host, port))
 
     def claim(self, intercept: Intercept) -> None:
         """Take an intercept of this user that has no session for the one that ``intercept`` names.

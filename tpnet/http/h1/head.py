@@ -28,7 +28,7 @@ from tpnet.http.h1.grammar import (
     persists,
 )
 from tpnet.http.h1.upgrade import names_carrier
-from tpnet.http.verdict import Outcome
+from tpnet.http.verdict import OF_KUBELET, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,8 @@ _authority: Final = re.compile(rb"[^/?#@]+").fullmatch
 
 # The fields that framing, persistence or a verdict depend on, in a head turned to lower case.
 _noted: Final = re.compile(
-    rb"\n(connection|content-length|transfer-encoding|upgrade|expect|host|user-agent(?=:[ \t]*kube-probe/))"
+    rb"\n(connection|content-length|transfer-encoding|upgrade|expect|host"
+    rb"|user-agent(?=:[ \t]*kube-(?:probe|lifecycle)/))"
     rb":[ \t]*([^\r\n]*)"
 ).findall
 _field: Final = re.compile(FIELD).fullmatch
@@ -62,7 +63,7 @@ _unnoted_field: Final = re.compile(
     rb"(?:[ABDFGI-SV-Zabdfgi-sv-z]"
     + TOKEN
     + rb"*+|(?!(?i:connection|content-length|transfer-encoding|upgrade"
-    rb"|expect|host|user-agent:[ \t]*+kube-probe/))" + TOKEN + rb"++):" + VALUE + rb"*+"
+    rb"|expect|host|user-agent:[ \t]*+kube-(?:probe|lifecycle)/))" + TOKEN + rb"++):" + VALUE + rb"*+"
 ).fullmatch
 _NOTED_NAMES: Final = frozenset(
     {b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"user-agent"}
@@ -264,7 +265,7 @@ def _note(head: RequestHead, low: bytes) -> RequestHead | Bad:
         elif name == b"expect":
             head.expects = True
         else:
-            head.reason = "it is a probe of the kubelet"
+            head.reason = OF_KUBELET.reason
     if connection or head.version == 10:
         head.close = not persists(head.version, connection)
     if lengths or codings:

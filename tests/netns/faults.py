@@ -1,0 +1,138 @@
+"""What is done to an agent and its developer under load, for tests and for the soak: each step ends when all is well again.
+
+Every step is told by what it may do to a request: ``HARMLESS`` ones nobody may notice, ``CUTTING`` ones may end what is
+under way through what they kill. None may lead a request astray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from agent_lab import wait_until
+from ledger import Outcome
+from networks import dropped
+from worker_lab import reset
+
+CUT_SECONDS = 3.0
+"""Seconds after a cutting step in which what it killed, or the kernel had given it, may yet fail."""
+
+
+def settled(stage, load):
+    """Until bob is served again, over new connections."""
+    load.wait_for(stage.bob.name, stage.bob.name, 25)
+
+
+def restart(stage, load):
+    """An orderly end, and the next agent at once, as an upgrade does it."""
+    agent = stage.agent
+    old = agent.process
+    old.terminate()
+    try:
+        agent.start()
+        settled(stage, load)
+        assert old.wait(60) == 0, agent.words()
+    finally:
+        old.kill()
+        old.wait()
+
+
+def leave_and_return(stage, load):
+    stage.bob.remove()
+    load.wait_for(stage.bob.name, "app")
+    stage.bob.start_session()
+    stage.intercept()
+
+
+def supervisor_stops(stage, load, seconds=3.0):
+    os.kill(stage.agent.process.pid, signal.SIGSTOP)
+    try:
+        time.sleep(seconds)
+    finally:
+        os.kill(stage.agent.process.pid, signal.SIGCONT)
+
+
+def idle_clients(stage, load, count=200):
+    """A crowd that connects, says nothing, and goes, half of it with RST."""
+    with contextlib.ExitStack() as clients:
+        socks = [clients.enter_context(stage.connect()) for _ in range(count)]
+        time.sleep(0.5)
+        for sock in socks[::2]:
+            reset(sock)
+
+
+def other_rules(stage, load):
+    """A colleague of bob's comes and goes on the same port."""
+    stage.bob.add(stage.lab, "other", headers=stage.headers("somebody"))
+    time.sleep(0.3)
+    stage.bob.remove("other")
+
+
+def worker_dies(stage, load):
+    old = stage.agent.worker()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: stage.agent.worker() != old, 15)
+
+
+def worker_hangs(stage, load):
+    old = stage.agent.worker()
+    os.kill(old, signal.SIGSTOP)
+    wait_until(lambda: stage.agent.worker() != old, 15)
+
+
+def agent_dies(stage, load):
+    stage.agent.kill()
+    time.sleep(0.5)
+    stage.agent.start()
+
+
+def tunnel_dies(stage, load, seconds=3.0):
+    with dropped(stage.bob.laptop, "meta l4proto udp"):
+        time.sleep(seconds)
+
+
+HARMLESS = (restart, leave_and_return, supervisor_stops, idle_clients, other_rules)
+CUTTING = (worker_dies, worker_hangs, agent_dies, tunnel_dies)
+
+
+class Watch:
+    """Runs steps, and knows which entries each may have harmed."""
+
+    def __init__(self, stage, load):
+        self._stage, self._load = stage, load
+        self._cuts: list[tuple[float, float]] = []
+
+    def run(self, step):
+        began = time.monotonic()
+        step(self._stage, self._load)
+        settled(self._stage, self._load)
+        if step in CUTTING:
+            self._cuts.append((began, time.monotonic() + CUT_SECONDS))
+
+    def harmed(self):
+        """The entries that failed and that no step explains."""
+        return [
+            entry
+            for entry in self._load.entries
+            if entry.outcome is not Outcome.OK
+            and not (
+                entry.outcome is Outcome.REFUSED and entry.kept
+            )  # seen to have ended: a client connects anew
+            and not any(entry.at < until and entry.at + entry.seconds > since for since, until in self._cuts)
+        ]
+
+
+def away(load, header):
+    """The longest time for which this developer's requests over new connections went to the app, in seconds."""
+    longest, since = 0.0, None
+    for entry in sorted(load.entries, key=lambda entry: entry.at):
+        if entry.header != header or entry.kept or entry.outcome is not Outcome.OK or entry.seconds > 2:
+            continue
+        if entry.answered == header:
+            since = None
+        else:
+            since = since or entry.at
+            longest = max(longest, entry.at - since)
+    return longest

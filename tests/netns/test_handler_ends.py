@@ -1,0 +1,104 @@
+"""Handlers that answer before they have read, and handlers that end a kept connection."""
+
+import contextlib
+import random
+import threading
+
+import pytest
+from agent_lab import wait_until
+from laptops import answer, head_of, request
+from servers import http_server
+from worker_lab import read_all, read_head
+
+TRIES = 20
+
+
+def upload(sock, data):
+    """Send, and get the status of the response, whatever becomes of the rest of the upload."""
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(data)
+    return int(read_head(sock).split()[1])
+
+
+@pytest.mark.parametrize("size", [20_000, 200_000, 5_000_000])
+@pytest.mark.parametrize("method", [b"POST", b"PUT"])
+def test_a_response_of_a_handler_that_does_not_read_the_body_is_delivered(stage, method, size):
+    taken = []
+
+    def refusing(sock):
+        if head_of(sock):
+            sock.sendall(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        sock.close()  # the body unread: the kernel sends RST
+
+    stage.plays(app=lambda sock: taken.append(head_of(sock)), bob=refusing)
+    statuses = []
+    for _ in range(TRIES):
+        with stage.connect() as sock:
+            statuses.append(upload(sock, stage.matched(method, body=b"x" * size)))
+    assert statuses == [413] * TRIES
+    assert not any(taken)
+
+
+@pytest.mark.parametrize("method", [b"POST", b"PUT"])
+def test_pythons_http_server_says_501_and_is_heard(scene, method):
+    scene.bob.handler.close()
+    scene.keep(http_server(scene.bob.laptop, 8080, scene.lab.folder))
+    taken = []
+    scene.app(lambda sock: taken.append(head_of(sock)))
+    scene.intercept()
+    statuses = []
+    for _ in range(TRIES):
+        with scene.connect() as sock:
+            statuses.append(upload(sock, scene.matched(method, body=b"x" * 20_000)))
+    assert statuses == [501] * TRIES
+    assert not any(taken)
+
+
+@pytest.mark.parametrize("side", ["bob", "app"])
+def test_a_server_that_half_closes_behind_its_response_gets_the_rest_of_the_upload(stage, side):
+    got, whole = [], threading.Event()
+
+    def serve(sock):
+        if not head_of(sock):
+            return
+        sock.sendall(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        sock.shutdown(1)
+        got.append(read_all(sock))
+        whole.set()
+
+    stage.plays(app=serve, bob=serve)
+    body = random.Random(1).randbytes(400_000)
+    message = request(b"POST", stage.bob.header if side == "bob" else b"", body)
+    with stage.connect() as sock:
+        sock.sendall(message[:100_000])
+        assert b" 413 " in read_head(sock)
+        sock.sendall(message[100_000:])
+        sock.shutdown(1)
+        assert whole.wait(10)
+    assert got == [body]
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+def test_a_handler_that_closes_as_the_next_request_arrives_is_asked_over_a_fresh_connection(stage, method):
+    """What is sent next crosses the end of the connection in the tunnel: nobody can have seen anything of it."""
+    answered = []
+    body = b"abc" if method == b"POST" else b""
+
+    def once(sock):
+        if head_of(sock) and len(sock.recv(3) if body else b"") == len(body):
+            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbob")
+            answered.append(sock)
+
+    stage.plays(bob=once)
+    answers = []
+    for _ in range(200):
+        with stage.connect() as sock:
+            sock.sendall(stage.matched(method, body=body))
+            assert answer(sock) == (200, "bob")
+            wait_until(lambda: answered)
+            answered.pop().close()
+            sock.sendall(stage.matched(method, body=body))
+            answers.append(answer(sock))
+        while answered:
+            answered.pop().close()
+    assert answers == [(200, "bob")] * 200
