@@ -54,7 +54,8 @@ _TELL_EVERY = 1.0
 class Presence:
     """One session's liveness. ``seen`` is the monotonic time of its last heartbeat, 0 for never.
 
-    ``quiet``: it is up, and a heartbeat is missing. ``path``: bytes of the largest packet that passes, as the session says.
+    ``quiet``: it is up, and a heartbeat is missing. ``path``: bytes of the largest packet that passes, as the session
+    says.
     """
 
     up: bool = False
