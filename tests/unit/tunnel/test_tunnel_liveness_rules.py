@@ -40,7 +40,7 @@ def test_quiet_once_a_heartbeat_is_missing_and_until_one_is_heard_or_it_is_down(
     assert state.quiet(100) == [], "one that was never heard is no more than down"
     state.datagram(pulse.ask(10), BOB, 10)
     assert state.quiet(10 + QUIET_AFTER - 0.01) == []
-    assert state.quiet(10 + QUIET_AFTER) == [BOB]
+    assert state.quiet(10.01 + QUIET_AFTER) == [BOB]
     assert state.get(BOB).quiet
     assert state.quiet(10 + QUIET_AFTER + 0.1) == [], "told once"
     state.datagram(pulse.ask(11), BOB, 11)
