@@ -9,7 +9,6 @@ from tpnet.agent import supervisor
 from tpnet.agent.supervisor import Agent
 from tpnet.model import TpnetError
 
-
 KINDS = ("beat", "watch", "mirror", "glance", "vanished", "look", "mend")
 
 
