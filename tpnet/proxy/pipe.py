@@ -39,9 +39,9 @@ class Pipe:
     def confirmed(self, _upstream: Upstream) -> None:
         """See ``Mover.confirmed``: what was sent is on its way already."""
 
-    def lost(self, _upstream: Upstream, _reason: str, *, delivered: bool) -> None:
+    def lost(self, _upstream: Upstream, _reason: str, *, delivered: bool, again: bool) -> None:
         """See ``Mover.lost``."""
-        del delivered
+        del delivered, again
         self._owner.abort()
 
     def fail(self) -> None:
