@@ -99,7 +99,7 @@ def run(
             orders=orders,
             udp_port=AGENT_UDP_PORT if udp_port is None else udp_port,
             end_seconds=end_seconds,
-        bytes_untouched=bytes_untouched,
+            bytes_untouched=bytes_untouched,
             on_ready=lambda info: out.write(_ready(info)),
         )
 
