@@ -36,8 +36,9 @@ from tpnet.datapath.redirect import make_signs, others_in, probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
 from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.lock import take_name
 from tpnet.kernel.signs import SUPERVISOR
-from tpnet.model import AgentStatus, Conflict, Refused, TpnetError
+from tpnet.model import AgentStatus, Refused, TpnetError
 from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets, NotTaken
 from tpnet.tunnel import AGENT_UDP_PORT
 
@@ -230,22 +231,24 @@ def lock_node() -> socket.socket:
     """
     return take_lock(
         LOCK_NAME,
-        lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+        _stream_here,
         what="The node's lock",
         taken="Another agent runs on this node",
     )
 
 
+def _stream_here() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
 async def lock_node_soon() -> socket.socket:
     """``lock_node``, which an agent that has just been told to end is about to give up. Raises ``Conflict``."""
     deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            return lock_node()
-        except Conflict:
-            if time.monotonic() > deadline:
-                raise
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            return take_name(LOCK_NAME, _stream_here)
         await asyncio.sleep(LOCK_PAUSE)
+    return lock_node()
 
 
 def sweep(state: StateFile) -> None:
