@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from tpnet.datapath.redirect import EbpfRedirect
+from tpnet.datapath.redirect import KEEPALIVE, EbpfRedirect
 from tpnet.datapath.source_address import SourceAddress, app_sockets
 from tpnet.kernel.signs import SUPERVISOR, Signs
 from tpnet.model import HeaderRule, Intercept, OnFailure, codec
@@ -331,9 +331,8 @@ class WorkerLab:
             self.send(TakeSigns(), [self.signs.fd])
             self.ready.set()
         elif isinstance(message, NeedSockets):
-            if self.prepare:
-                with contextlib.suppress(OSError):
-                    self.give(message.purpose, message.count, message.target)
+            with contextlib.suppress(OSError):
+                self.give(message.purpose, message.count if self.prepare else 0, message.target)
         elif isinstance(message, AppRefused):
             self.refused.append(message.target)
         elif isinstance(message, Full):
@@ -364,13 +363,16 @@ class WorkerLab:
                 for sock in socks:
                     sock.close()
 
-    def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
+    def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=(), keepalive=None):
+        """``keepalive``: seconds idle, seconds between probes, probes; other than those of every redirect."""
         self._netns[target] = netns
         redirect = EbpfRedirect(netns, program, self.signs)
         source = SourceAddress(netns)
         source.apply()
         self._sources.append(source)
         listener = redirect.add(port)
+        for option, value in zip(KEEPALIVE, keepalive or (), strict=False):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
         place = redirect.entrust(port)
         self.send(AddTarget(target, "t", port, keep_source, place), [listener.fileno(), redirect.bypass_fd])
         self._redirects.append((redirect, port))

@@ -283,12 +283,6 @@ class Targets:
             self._hand_over(door)
         self.mirror()
 
-    def set_node(self, addresses: Iterable[str]) -> None:
-        """The addresses of the node itself, from which its kubelet probes."""
-        if (node := tuple(addresses)) != self._node:
-            self._node = node
-            self._workers.send(SetNode(list(node)))
-
     def not_taken(self, number: int) -> None:
         """The worker had no room for a target's descriptors: its clients are the app's until it has."""
         _log.warning("the worker has no file descriptors for another target: it is asked again")
@@ -298,6 +292,12 @@ class Targets:
         for door in self.doors():
             if door.number == number:
                 self._hand_over(door)
+
+    def set_node(self, addresses: Iterable[str]) -> None:
+        """The addresses of the node itself, from which its kubelet probes."""
+        if (node := tuple(addresses)) != self._node:
+            self._node = node
+            self._workers.send(SetNode(list(node)))
 
     def worker_full(self, *, full: bool) -> None:
         """The worker has no file descriptors left for more clients: they go to the apps until it has again."""

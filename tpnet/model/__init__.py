@@ -9,6 +9,7 @@ from tpnet.model.kinds import (
     EndpointReport,
     InterceptReport,
     InterceptSpec,
+    MissedReport,
     NodeAgentSpec,
     NodeReport,
     SessionSpec,
@@ -16,7 +17,16 @@ from tpnet.model.kinds import (
     TargetRef,
 )
 from tpnet.model.names import is_object_name
-from tpnet.model.objects import HeaderRule, Intercept, OnFailure, PathKind, PathRule, Session
+from tpnet.model.objects import (
+    CONNECT_SECONDS,
+    MAX_CONNECT_SECONDS,
+    HeaderRule,
+    Intercept,
+    OnFailure,
+    PathKind,
+    PathRule,
+    Session,
+)
 from tpnet.model.status import (
     AgentStatus,
     ExplainStep,
@@ -31,7 +41,9 @@ from tpnet.model.status import (
 from tpnet.model.text import clean, printable
 
 __all__ = [
+    "CONNECT_SECONDS",
     "LOCALHOST",
+    "MAX_CONNECT_SECONDS",
     "About",
     "AgentStatus",
     "Condition",
@@ -47,6 +59,7 @@ __all__ = [
     "InterceptSpec",
     "InterceptStatus",
     "InvalidInput",
+    "MissedReport",
     "NodeAgentSpec",
     "NodeReport",
     "NotThere",

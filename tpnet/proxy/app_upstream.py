@@ -36,9 +36,10 @@ class AppUpstream:
     def kept(self) -> bool:
         """An app may have few connections, or one: an idle one must not keep its other clients waiting.
 
-        Where sockets to dial it again with run low, it is kept all the same.
+        Where sockets to dial it again with run low, and nobody makes more, it is kept all the same.
         """
-        return not self.stream.connecting and self._dialler.pool(self._peer).level < Level.SERVES
+        low = self._dialler.pool(self._peer).level < Level.SERVES
+        return low and not self.stream.connecting and not self.owner.context.supplied
 
     def dial(self) -> None:
         """See ``Upstream.dial``. Without a prepared socket, wait for one."""

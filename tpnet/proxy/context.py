@@ -8,6 +8,7 @@ from __future__ import annotations
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
+from tpnet.kernel.signs import SUPERVISOR, SUPERVISOR_SECONDS
 from tpnet.proxy.channel import Full, Message, NeedSockets, Purpose
 from tpnet.proxy.counters import Book
 from tpnet.proxy.loop import Deadlines, Loop
@@ -92,6 +93,11 @@ class Context:
         """Take new clients again once an eighth of the room is free. Once a second."""
         if self.full and self.has_room:
             self._set_full(full=False)
+
+    @property
+    def supplied(self) -> bool:
+        """Whether the supervisor, which prepares sockets, gives signs of life."""
+        return self.signs is None or self.loop.now - self.signs.last(SUPERVISOR) < SUPERVISOR_SECONDS
 
     @property
     def has_room(self) -> bool:

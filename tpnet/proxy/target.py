@@ -16,6 +16,7 @@ from tpnet.proxy.counters import TargetCount
 from tpnet.proxy.dialler import AppDialler
 from tpnet.proxy.drain import Drain
 from tpnet.proxy.router import Router
+from tpnet.proxy.vigil import Vigil
 
 if TYPE_CHECKING:
     from tpnet.proxy.context import Context
@@ -32,6 +33,7 @@ class Target:
         "_drain",
         "_number",
         "_removed",
+        "_vigil",
         "closing",
         "context",
         "dialler",
@@ -45,11 +47,15 @@ class Target:
         self._count = count = TargetCount()
         self._drain = Drain()
         self.closing = self._drain.closing
+        self._vigil = Vigil(self._drain.connections)
         self.router = Router(context, count)
         self.dialler = AppDialler(context, message, bypass, count)
         context.book.targets[message.target] = count
-        self._acceptor = Acceptor(context, listener, message.port, count, self._serve, self.dialler.decline)
+        self._acceptor = self._accept_from(listener, message.port)
         self.dialler.refill()
+
+    def _accept_from(self, listener: Socket, port: int) -> Acceptor:
+        return Acceptor(self.context, listener, port, self._count, self._serve, self.dialler.decline)
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:
         self._count.open += 1
@@ -66,6 +72,7 @@ class Target:
     def tick(self, now: float) -> None:
         """Once a second."""
         self.dialler.tick()
+        self._vigil.tick()
         self._drain.tick(now)
         if self._removed and self._drain.over:
             self.dialler.close()
@@ -79,9 +86,7 @@ class Target:
         self._removed = 0
         self._drain.keep()
         self.dialler.expect_more(message.place)
-        self._acceptor = Acceptor(
-            self.context, listener, message.port, self._count, self._serve, self.dialler.decline
-        )
+        self._acceptor = self._accept_from(listener, message.port)
 
     def remove(self, times: int, *, gone: bool) -> None:
         """Accept no more. Connections live on; ``Drained`` is told when the last one has ended.

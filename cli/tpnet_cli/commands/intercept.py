@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet.model import (
+    CONNECT_SECONDS,
     LOCALHOST,
+    MAX_CONNECT_SECONDS,
     Conflict,
     Handler,
     Intercept,
@@ -93,6 +95,14 @@ Examples:
     "--shared", is_flag=True, help="Let narrower intercepts of others win over this one: a team's, say."
 )
 @click.option(
+    "--connect-timeout",
+    type=click.IntRange(1, MAX_CONNECT_SECONDS),
+    default=CONNECT_SECONDS,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long a request waits for your process to be connected, while your session answers.",
+)
+@click.option(
     "--to",
     "to",
     default=LOCALHOST,
@@ -114,6 +124,7 @@ def intercept(
     path_regex: tuple[str, ...],
     name: str | None,
     on_failure: str,
+    connect_timeout: int,
     to: str,
     shared: bool,
     user: str | None,
@@ -171,6 +182,7 @@ def intercept(
             handler=str(Handler(host, local or chosen)),
             on_failure=OnFailure(on_failure),
             shared=shared,
+            connect_timeout=connect_timeout,
         )
         made = _make(where, control, draft, before.agent.redirect, steps)
         place = Place(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
-from tpnet_cli.views.listing import problem_line, problems_of
+from tpnet_cli.views.listing import missed_lines, problem_line, problems_of
 from tpnet_cli.views.status import TAKERS, labelled, path_lines, taker_row
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def cluster_view(
         rows = [taker_row(item, now) for item in items]
         parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += [problem_line(item.intercept.name, text) for item in items for text in problems_of(item)]
+        parts += [line for item in items for line in missed_lines(item)]
     if wide and status.targets:
         parts.append(Text())
         rows = [_endpoint_row(target, first=not index) for index, target in enumerate(status.targets)]

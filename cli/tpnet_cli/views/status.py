@@ -10,7 +10,7 @@ from rich.text import Text
 from tpnet.rules import describe
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
-from tpnet_cli.views.listing import ends_problems, problem_line, problems_of
+from tpnet_cli.views.listing import ends_problems, missed_lines, problem_line, problems_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -67,6 +67,7 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
         parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += _afterthoughts(targets)
         parts += [problem_line(item.intercept.name, text) for item in takers for text in ends_problems(item)]
+        parts += [line for item in takers for line in missed_lines(item)]
     left = [target for target in status.targets if target.left]
     parts += [Text(), *(_left_line(target) for target in left)] if left else []
     homeless = [item for item in status.intercepts if not _targets_of(item, status)]

@@ -27,6 +27,7 @@ SPEC = InterceptSpec(
     port="http",
     path=PathRule(PathKind.PREFIX, "/api"),
     on_failure=OnFailure.ERROR,
+    connect_timeout_seconds=30,
 )
 DATA = {
     "user": "bob",
@@ -36,6 +37,7 @@ DATA = {
     "tunnelPort": 20000,
     "port": "http",
     "path": {"kind": "prefix", "value": "/api"},
+    "connectTimeoutSeconds": 30,
     "onFailure": "error",
 }
 

@@ -170,6 +170,7 @@ def intercept_at(wish: Wish, spot: Spot) -> Intercept:
         shared=spec.shared,
         created=wish.created,
         serial=int(wish.created),
+        connect_timeout=spec.connect_timeout_seconds,
     )
 
 

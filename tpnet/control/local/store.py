@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tpnet.model import Conflict, Intercept, InvalidInput, NotThere, Refused, Session
+from tpnet.model import MAX_CONNECT_SECONDS, Conflict, Intercept, InvalidInput, NotThere, Refused, Session
 from tpnet.model.names import check_name
 from tpnet.rules import check_rules, conflict_error, find_conflict
 from tpnet.tunnel import check_public_key
@@ -126,6 +126,11 @@ class Store:
         for what, port in (("port", intercept.port), ("tunnel port", intercept.tunnel_port)):
             if not 0 < port < 65536:
                 raise InvalidInput(f"The {what} of {intercept.name} is {port}; ports are 1 to 65535.")
+        if not 0 < intercept.connect_timeout <= MAX_CONNECT_SECONDS:
+            raise InvalidInput(
+                f"The connect timeout of {intercept.name} is {intercept.connect_timeout} s; it may be 1 to "
+                f"{MAX_CONNECT_SECONDS}."
+            )
         check_rules(intercept.headers, intercept.path)
         owner = self.session(intercept.session).session.user
         if owner != intercept.user:
