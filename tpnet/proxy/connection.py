@@ -24,6 +24,8 @@ from tpnet.proxy.sessions import SessionRoute
 from tpnet.proxy.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from tpnet.http.conversation import Side
     from tpnet.proxy.context import Context
     from tpnet.proxy.dialler import AppDialler, Peer
@@ -114,6 +116,13 @@ class Connection:
         self._forget_mover()
         self.mover = pipe = Pipe(self, self.client, upstream)
         self.client.handle(pipe.on_client)
+
+    def retire(self, standing: Container[Side]) -> None:
+        """Let go of upstreams to sessions whose routes stand no more, each when it owes nothing."""
+        for side, upstream in list(self.upstreams.items()):
+            if side is not APP and side not in standing and not self.done:
+                self.mover.retire(upstream)
+        self.settle()
 
     def failed(self, upstream: Upstream, reason: str, *, delivered: bool) -> None:
         """See ``Owner.failed``."""

@@ -14,7 +14,7 @@ from errno import ECONNRESET, EINPROGRESS, EIO
 from typing import TYPE_CHECKING
 
 from tpnet.proxy.lingering import close_upstream
-from tpnet.proxy.loop import IN, OUT
+from tpnet.proxy.loop import OUT
 from tpnet.proxy.stream import Stream
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ class SessionUpstream:
         if events & OUT:
             stream.flush()
         if not stream.wants_read:
-            if events & ~(IN | OUT) and stream.failure():
+            try:
+                stream.ready(events & ~OUT, unread=True)
+            except OSError:
                 owner.failed(self, "session connection broken", delivered=self.ready)
                 return
         elif events & ~OUT:

@@ -18,9 +18,13 @@ from tpnet.proxy.drain import Drain
 from tpnet.proxy.router import Router
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tpnet.model import Intercept
     from tpnet.proxy.context import Context
     from tpnet.proxy.dialler import Peer
     from tpnet.proxy.transport import Socket
+    from tpnet.rules import Probe
 
 
 class Target:
@@ -57,6 +61,13 @@ class Target:
         self._drain.add(connection)
         connection.start(sock)
         return not self.dialler.crowded(peer)
+
+    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe] = ()) -> None:
+        """Decide by these intercepts from the next request on. What others have open goes as soon as it owes nothing."""
+        self.router.set_rules(intercepts, probes)
+        routes = self.router.routes
+        for connection in list(self._drain.connections):
+            connection.retire(routes)
 
     def gone(self, connection: Connection) -> None:
         """See ``connection.Home``."""

@@ -154,7 +154,7 @@ class Worker:
     def _set_rules(self, message: SetRules, _fds: list[int]) -> None:
         target = self._targets.get(message.target)
         if target is not None:
-            target.router.set_rules(
+            target.set_rules(
                 [channel.intercept_of(one) for one in message.intercepts],
                 [channel.probe_of(one) for one in message.probes],
             )
