@@ -63,10 +63,9 @@ class Dialogue:
         self._connection = connection
         self._client = connection.client
         self._upstreams = connection.upstreams
-        self._undecided = True
         self._retired: set[Side] = set()
+        self._undecided: bool | None = None  # the client has said nothing
         self.conversation = conversation
-        connection.context.undecided.add(self)
 
     @property
     def reading(self) -> bool:
@@ -112,8 +111,8 @@ class Dialogue:
                     connection.calm = False
             else:
                 self._run(commands)
-            if self._undecided and not conversation.undecided:
-                self._decided()
+            if self._undecided is not False:
+                self._look_at_first()
             if conversation.holding:
                 connection.context.holding.add(self)
         elif client.broken:
@@ -261,6 +260,14 @@ class Dialogue:
         """Its connection is over, or a pipe."""
         self._decided()
         self._connection.context.holding.discard(self)
+
+    def _look_at_first(self) -> None:
+        """The client's first bytes, or more of them while they do not tell the protocol."""
+        if not self.conversation.undecided:
+            self._decided()
+        elif self._undecided is None:
+            self._undecided = True
+            self._connection.context.undecided.add(self)
 
     def _decided(self) -> None:
         self._undecided = False

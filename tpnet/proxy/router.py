@@ -59,6 +59,11 @@ class Router:
         """The names of the intercepts that it decides by."""
         return self._verdicts.keys()
 
+    @property
+    def guarding(self) -> bool:
+        """Whether there is any."""
+        return self._rules is not None
+
     def decider(self, source: str) -> Callable[[RequestHead], Verdict]:
         """What decides the requests of a client of this address."""
         return self._decide_of_node if source in self._context.node else self.decide
