@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from tpnet.datapath.netns import streams
 from tpnet.datapath.source_address import app_sockets
 from tpnet.model import TpnetError
 from tpnet.proxy.channel import NeedSockets, Purpose, Sockets
@@ -28,7 +29,7 @@ MOST = 512
 """Sockets made for one request."""
 BATCH = 64
 """Sockets in one message: together with them the worker can begin while the next ones are made."""
-_SAY_AGAIN = 10.0
+_SAY_AGAIN = 60.0
 _FAMILIES = {Purpose.APP4: socket.AF_INET, Purpose.APP6: socket.AF_INET6}
 
 
@@ -50,7 +51,10 @@ class Feed:
         self._said = -_SAY_AGAIN
 
     def need(self, message: NeedSockets) -> None:
-        """Make what is asked for and hand it over; what cannot be made the worker asks for again."""
+        """Make what is asked for, or as much as there is room for, and hand it over.
+
+        What cannot be made the worker asks for again, and leaves new clients to the app meanwhile.
+        """
         left = min(max(message.count, 0), MOST)
         while left > 0:
             made = self._make(message, min(left, BATCH))
@@ -65,12 +69,7 @@ class Feed:
 
     def _make(self, message: NeedSockets, count: int) -> list[socket.socket]:
         try:
-            if message.purpose == Purpose.SESSION:
-                tunnel = self._tunnel_namespace()
-                return [] if tunnel is None else session_sockets(tunnel, count)
-            family = _FAMILIES.get(Purpose(message.purpose))
-            netns = self._namespace_of(message.target)
-            return [] if netns is None or family is None else app_sockets(netns, family, count)
+            return self._made(message, count)
         except (OSError, TpnetError, ValueError) as error:
             if not (isinstance(error, OSError) and error.errno == errno.EAFNOSUPPORT):
                 self._complain(error)
@@ -81,21 +80,13 @@ class Feed:
         now = time.monotonic()
         if now - self._said >= _SAY_AGAIN:
             self._said = now
-            _log.warning("no sockets could be prepared for the worker: %s", error)
+            _log.warning(
+                "no sockets could be prepared for the worker: new connections go to the apps: %s", error
+            )
 
-
-def session_sockets(tunnel: NetNs, count: int) -> list[socket.socket]:
-    """Unconnected sockets in the tunnel's namespace: non-blocking, TCP_NODELAY. Raises ``OSError``."""
-    made: list[socket.socket] = []
-    try:
-        with tunnel.entered():
-            while len(made) < count:
-                made.append(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
-        for sock in made:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError:
-        for sock in made:
-            sock.close()
-        raise
-    return made
+    def _made(self, message: NeedSockets, count: int) -> list[socket.socket]:
+        if message.purpose == Purpose.SESSION:
+            tunnel = self._tunnel_namespace()
+            return [] if tunnel is None else streams(tunnel, socket.AF_INET6, count)
+        netns = self._namespace_of(message.target)
+        return [] if netns is None else app_sockets(netns, _FAMILIES[Purpose(message.purpose)], count)

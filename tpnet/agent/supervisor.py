@@ -38,7 +38,7 @@ from tpnet.datapath.sysctl import make_net_sysctls_writable
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.signs import SUPERVISOR
 from tpnet.model import AgentStatus, Refused, TpnetError
-from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
+from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets, NotTaken
 from tpnet.tunnel import AGENT_UDP_PORT
 
 if TYPE_CHECKING:
@@ -191,6 +191,8 @@ class Agent:
                 self._targets.drained(number, times)
             case Full(full):
                 self._targets.worker_full(full=full)
+            case NotTaken(number):
+                self._targets.not_taken(number)
             case AppRefused(number):
                 self._targets.mirror_of(number)
             case _:

@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 
 LATE = 3.0
 """Seconds after those for open connections until a worker that has not ended them is not waited for any more."""
+AGAIN = 1.0
+"""Seconds until a target that the worker had no room for is handed to it again."""
 LINGER = 1.0
 """Seconds between the end of the redirect and of accepting: handshakes that began in time may take that."""
 
@@ -280,6 +282,16 @@ class Targets:
         for door in self.doors():
             self._hand_over(door)
         self.mirror()
+
+    def not_taken(self, number: int) -> None:
+        """The worker had no room for a target's descriptors: its clients are the app's until it has."""
+        _log.warning("the worker has no file descriptors for another target: it is asked again")
+        asyncio.get_running_loop().call_later(AGAIN, self._hand_over_again, number)
+
+    def _hand_over_again(self, number: int) -> None:
+        for door in self.doors():
+            if door.number == number:
+                self._hand_over(door)
 
     def set_node(self, addresses: Iterable[str]) -> None:
         """The addresses of the node itself, from which its kubelet probes."""

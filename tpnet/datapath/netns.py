@@ -180,6 +180,24 @@ class NetNs:
         return f"NetNs({self.label!r}, inode={self.inode})"
 
 
+def streams(netns: NetNs, family: int, count: int) -> list[socket.socket]:
+    """Non-blocking TCP sockets made inside a namespace, which send at once: ``count``, or as many as there is room for.
+
+    Raises ``OSError`` when there is none: EMFILE, ENFILE out of descriptors; EAFNOSUPPORT.
+    """
+    made: list[socket.socket] = []
+    with netns.entered():
+        try:
+            while len(made) < count:
+                made.append(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+        except OSError:
+            if not made:
+                raise
+    for sock in made:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return made
+
+
 def all_namespaces() -> list[NetNs]:
     """Every network namespace that has a name or a process, but the host's. The caller closes them.
 

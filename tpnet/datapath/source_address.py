@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pyroute2 import IPRoute, NetlinkError
 
+from tpnet.datapath.netns import streams
 from tpnet.datapath.redirect import lock_namespace
 from tpnet.model import InvalidInput, TpnetError
 
@@ -157,22 +158,17 @@ def sweep_all(namespaces: Iterable[NetNs], recorded: Mapping[str, dict[str, Any]
 def app_sockets(netns: NetNs, family: int, count: int) -> list[socket.socket]:
     """Unconnected sockets for connections to the app that may be bound to any source address (20 us each).
 
-    Non-blocking, TCP_NODELAY, marked. ``family``: AF_INET or AF_INET6. Raises ``OSError``: EMFILE when out of
-    descriptors (none is made then), EPERM without CAP_NET_ADMIN.
+    Non-blocking, TCP_NODELAY, marked; fewer where descriptors run out. ``family``: AF_INET or AF_INET6. Raises
+    ``OSError``: EMFILE when there is not one, EPERM without CAP_NET_ADMIN.
     """
-    made: list[socket.socket] = []
     level, option = (
         (socket.IPPROTO_IP, _IP_TRANSPARENT)
         if family == socket.AF_INET
         else (socket.IPPROTO_IPV6, _IPV6_TRANSPARENT)
     )
+    made = streams(netns, family, count)
     try:
-        with netns.entered():
-            while len(made) < count:
-                made.append(socket.socket(family, socket.SOCK_STREAM))
         for sock in made:
-            sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(level, option, 1)
             sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
     except OSError:

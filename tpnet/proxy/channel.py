@@ -77,12 +77,16 @@ class SetNode:
 
 @dataclass(frozen=True, slots=True)
 class SetSession:
-    """A session's state. ``up`` is the tunnel's liveness; ``ports`` are tunnel ports whose handler listens."""
+    """A session's state. ``up`` is the tunnel's liveness; ``ports`` are tunnel ports whose handler listens.
+
+    ``quiet``: a heartbeat is missing, so the tunnel may be dead, though it still counts as up.
+    """
 
     name: str
     address: str
     up: bool
     ports: list[int] = field(default_factory=list)
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,13 @@ class Full:
 
 
 @dataclass(frozen=True, slots=True)
+class NotTaken:
+    """A target that was to be added is not: its descriptors found no room. Please add it again, a while later."""
+
+    target: int
+
+
+@dataclass(frozen=True, slots=True)
 class Drained:
     """A target that was removed so many ``times`` has no connection left in this worker, which has forgotten it."""
 
@@ -187,6 +198,7 @@ Message = (
     | NeedSockets
     | AppRefused
     | Full
+    | NotTaken
     | Drained
     | Counters
 )
@@ -206,10 +218,19 @@ _KINDS: dict[str, type[Any]] = {
         NeedSockets,
         AppRefused,
         Full,
+        NotTaken,
         Drained,
         Counters,
     )
 }
+
+
+class CutShortError(Exception):
+    """Some descriptors of a message found no room in this process; those that did are closed again."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__(type(message).__name__)
+        self.message = message
 
 
 def intercept_of(data: dict[str, Any]) -> Intercept:
@@ -263,13 +284,15 @@ def send(end: socket.socket, message: Message, fds: list[int] | tuple[int, ...] 
 def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
     """The next message and its descriptors, which the caller owns; ``None`` at the end of the channel.
 
-    Raises ``BlockingIOError`` when there is none yet, ``ValueError`` when it does not decode.
+    Where this process has no room for all descriptors, ``Sockets`` come with those that found some: the rest will be
+    asked for again. Any other message is a ``CutShortError`` then. Raises ``BlockingIOError`` when there is none yet,
+    ``ValueError`` when it does not decode.
     """
     data, fds, flags, _ = socket.recv_fds(end, _INLINE + 64, MAX_FDS + 3, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     try:
-        if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
+        if flags & socket.MSG_TRUNC:
             raise ValueError("a message between supervisor and worker was cut short")
         payload = data[1:]
         if data[:1] == b"M":
@@ -277,9 +300,17 @@ def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
             payload = os.pread(fds[0], size, 0)
             os.close(fds.pop(0))
         name, fields = json.loads(payload)
-        return _KINDS[name](**fields), fds
+        message = _KINDS[name](**fields)
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        for fd in fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        _close(fds)
         raise ValueError(f"a message between supervisor and worker does not decode: {error}") from error
+    if flags & socket.MSG_CTRUNC and not isinstance(message, Sockets):
+        _close(fds)
+        raise CutShortError(message)
+    return message, fds
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)

@@ -124,13 +124,13 @@ class Connection:
                 self.mover.retire(upstream)
         self.settle()
 
-    def failed(self, upstream: Upstream, reason: str, *, delivered: bool) -> None:
+    def failed(self, upstream: Upstream, reason: str, *, delivered: bool, again: bool = False) -> None:
         """See ``Owner.failed``."""
         if self.done or self.upstreams.get(upstream.side) is not upstream:
             return
         self.calm = False
         self.let_go(upstream.side, reset=True)
-        self.mover.lost(upstream, reason, delivered=delivered)
+        self.mover.lost(upstream, reason, delivered=delivered, again=again)
         self.settle()
 
     def fail(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
+from tpnet.kernel.signs import SUPERVISOR, SUPERVISOR_SECONDS
 from tpnet.proxy.channel import Full, Message, NeedSockets, Purpose
 from tpnet.proxy.counters import Book
 from tpnet.proxy.loop import Deadlines, Loop
@@ -17,27 +18,29 @@ from tpnet.proxy.stream import PIPES, Pipes
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tpnet.kernel.signs import Signs
+    from tpnet.kernel.signs import Level, Signs
+    from tpnet.proxy.counters import TargetCount
     from tpnet.proxy.sessions import SessionState
 
 UNDECIDED = 10.0
 """Seconds that a connection may go without a complete first line before it is pinned (design, section 6)."""
 CONNECT = 1.0
-"""Seconds for a connection through the tunnel, and again for its status byte."""
+"""Seconds between two looks at a session's connection that is not there yet, or waits for its status byte."""
+UNCONFIRMED = 0.7
+"""Seconds that a session may take to confirm that it has what was sent to it, while its heartbeat is missing."""
 LINGER = 2.0
 """Seconds that a client may go on sending after its connection was closed in an orderly way."""
 HOLD = 0.1
 """Seconds that a conversation may hold a chunked request back (``Conversation.holding``)."""
-WAIT = 5.0
-"""Seconds that an accepted client waits for a prepared socket."""
 RETRY = 0.1
 """Seconds until accepting is tried again after descriptors ran out."""
 MOST = 512
 """Prepared sockets asked for ahead, of one kind, at most; and no more than a 16th of the descriptors."""
 _RESERVE = 320
 """Descriptors kept free for messages (up to 253 at once), pipes and files."""
-_EARLY = 256
-"""Sockets before the last one at which the supervisor is told: clients that come until it acts need room too."""
+_EARLY = 8192
+"""Descriptors before the last one from which on new clients are left to the apps; an eighth of all at most. Those that
+the kernel has queued for us by then need room too, two for each."""
 
 
 class Context:
@@ -46,7 +49,7 @@ class Context:
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
         "most_sockets", "node", "paused",
-        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided", "waiting",
+        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "unconfirmed", "undecided",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
@@ -68,10 +71,21 @@ class Context:
         self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)
         self.connecting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
         self.awaiting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
+        self.unconfirmed = Deadlines(loop, UNCONFIRMED, methodcaller("unconfirmed"))
         self.lingering = Deadlines(loop, LINGER, methodcaller("finish"), near=False)
-        self.waiting = Deadlines(loop, WAIT, methodcaller("not_given"), near=False)
         self.holding = Deadlines(loop, HOLD, methodcaller("release_held"))
         self.paused = Deadlines(loop, RETRY, methodcaller("resume"))
+
+    @property
+    def queue(self) -> int:
+        """Clients that may wait in all to be accepted, so that there is room for each. The kernel lets more try again."""
+        return (self.most_sockets - self.full_at) // 2
+
+    def takes_more_than_others(self, count: TargetCount) -> int:
+        """Whether a target has more clients than the targets have on average: more 1, as many 0, fewer -1."""
+        counts = self.book.targets.values()
+        more = count.open * len(counts) - sum(one.open for one in counts)
+        return (more > 0) - (more < 0)
 
     def set_full(self) -> None:
         """Leave new clients to the apps: at once through memory, and for ``status`` by way of the supervisor."""
@@ -80,8 +94,18 @@ class Context:
 
     def look_for_room(self) -> None:
         """Take new clients again once an eighth of the room is free. Once a second."""
-        if self.full and self.loop.sockets < self.full_at * 7 // 8:
+        if self.full and self.has_room:
             self._set_full(full=False)
+
+    @property
+    def supplied(self) -> bool:
+        """Whether the supervisor, which prepares sockets, gives signs of life."""
+        return self.signs is None or self.loop.now - self.signs.last(SUPERVISOR) < SUPERVISOR_SECONDS
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an eighth of the descriptors is free."""
+        return self.loop.sockets < self.full_at * 7 // 8
 
     def _set_full(self, *, full: bool) -> None:
         self.full = full
@@ -89,7 +113,13 @@ class Context:
             self.signs.withdraw(withdrawn=full)
         self.tell(Full(full=full))
 
-    def pool(self, purpose: Purpose, target: int, least: int) -> SocketPool:
+    def pool(
+        self,
+        purpose: Purpose,
+        target: int,
+        least: int,
+        tell_level: Callable[[Level], None] = lambda _level: None,
+    ) -> SocketPool:
         """A pool whose sockets are asked for as ``purpose`` and ``target`` say."""
 
         def ask(count: int) -> int:
@@ -100,4 +130,4 @@ class Context:
             self.tell(NeedSockets(purpose, count, target))
             return count
 
-        return SocketPool(self.loop, least, self._most_ahead, ask)
+        return SocketPool(self.loop, least, self._most_ahead, ask, tell_level)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tpnet.http.conversation import (
+    APP,
     CLOSE_CLIENT,
     PIN,
     RESET,
@@ -97,18 +98,25 @@ class Dialogue:
             connection.abort()
             return
         if data:
-            commands = conversation.client_data(data)
             upstreams = self._upstreams
+            if (len(upstreams) > 1 or APP not in upstreams) and conversation.idle:
+                self._look_at_kept()
+                if connection.done:
+                    return
+            commands = conversation.client_data(data)
             if (
                 len(commands) == 1
                 and (command := commands[0])[0] == SEND
                 and command[1] in upstreams
                 and len(upstreams) == 1
             ):
-                stream = upstreams[command[1]].stream
+                upstream = upstreams[command[1]]
+                stream = upstream.stream
                 stream.send(command[2])
                 if stream.backlog:
                     connection.calm = False
+                if upstream.attentive:
+                    upstream.sent()
             else:
                 self._run(commands)
             if self._undecided is not False:
@@ -121,6 +129,7 @@ class Dialogue:
         else:
             client.ended = True
             connection.calm = False
+            client.probe_soon()
             self._run(conversation.client_eof())
         if not connection.calm or not conversation.reading_client:
             connection.settle()
@@ -166,6 +175,15 @@ class Dialogue:
         if not connection.calm or not conversation.reading_client:
             connection.settle()
 
+    def _look_at_kept(self) -> None:
+        """What has come from a session before the client's next request is older than that, its end above all.
+
+        A request that is sent after it cannot have been seen, whatever its method.
+        """
+        for side, upstream in list(self._upstreams.items()):
+            if side is not APP and not upstream.stream.connecting and not upstream.stream.drained():
+                upstream.on_events(IN)
+
     def _ready(self, stream: Stream, events: int, *, unread: bool = False) -> bool:
         """Whether there is something to read, after what else the events say. Raises ``OSError``."""
         self._connection.calm = False
@@ -179,13 +197,15 @@ class Dialogue:
         allowed = self.conversation.client_splice
         if allowed is None or allowed[1] < SPLICE_LEAST or allowed[0] not in self._upstreams:
             return False
-        sink = self._upstreams[allowed[0]].stream
+        upstream = self._upstreams[allowed[0]]
+        sink = upstream.stream
         if sink.backlog or sink.connecting:
             return False
         taken = sink.splice_from(client, allowed[1])
         if not taken:
             return False
         client.bulky = taken >= BULKY
+        upstream.sent()
         self._spliced(self.conversation.client_spliced(taken), sink)
         return True
 
@@ -213,15 +233,15 @@ class Dialogue:
 
     def _broken(self, upstream: Upstream) -> None:
         """An established upstream was reset."""
-        self._connection.failed(upstream, "connection broken off", delivered=True)
+        self._connection.failed(upstream, "connection broken off", delivered=True, again=True)
 
     def confirmed(self, upstream: Upstream) -> None:
         """See ``Mover.confirmed``."""
         self._run(self.conversation.upstream_confirmed(upstream.side))
 
-    def lost(self, upstream: Upstream, reason: str, *, delivered: bool) -> None:
+    def lost(self, upstream: Upstream, reason: str, *, delivered: bool, again: bool) -> None:
         """See ``Mover.lost``."""
-        self._run(self.conversation.upstream_failed(upstream.side, reason, delivered=delivered))
+        self._run(self.conversation.upstream_failed(upstream.side, reason, delivered=delivered, again=again))
 
     def retire(self, upstream: Upstream) -> None:
         """See ``Mover.retire``."""
@@ -294,6 +314,7 @@ class Dialogue:
                 upstream.stream.send(command[2])
                 if upstream.stream.backlog:
                     connection.calm = False
+                upstream.sent()
             elif command[0] == SHUT:
                 connection.calm = False
                 if command[1] in self._upstreams:

@@ -42,9 +42,9 @@ class Pipe:
     def retire(self, _upstream: Upstream) -> None:
         """See ``Mover.retire``: what is a pipe stays one."""
 
-    def lost(self, _upstream: Upstream, _reason: str, *, delivered: bool) -> None:
+    def lost(self, _upstream: Upstream, _reason: str, *, delivered: bool, again: bool) -> None:
         """See ``Mover.lost``."""
-        del delivered
+        del delivered, again
         self._owner.abort()
 
     def fail(self) -> None:

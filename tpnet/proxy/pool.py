@@ -1,11 +1,16 @@
 """Prepared sockets, which the supervisor makes: asked for ahead of need, handed out, waited for in order.
 
-A worker may make no socket in another namespace. Must never ask for more than ``ask`` lets it.
+A worker may make no socket in another namespace. So it is told with every change how well a pool stands: new clients go
+to the app, without us, as soon as there is nothing to serve them with; who has been accepted waits for as long as it
+takes. Must never ask for more than ``ask`` lets it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
+
+from tpnet.kernel.signs import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,8 +18,13 @@ if TYPE_CHECKING:
     from tpnet.proxy.loop import Loop
     from tpnet.proxy.transport import Socket
 
-ASK_AGAIN = 2.0
+LATE = 0.005
+"""Seconds that who makes sockets may take. When few are left after that, new clients are left to the app."""
+ASK_AGAIN = 1.0
 """Seconds after which a request for sockets that was not answered in full is made again."""
+
+CROWD = 128
+"""Those who may wait; more clients wait in the kernel's queue."""
 
 
 class Waiting(Protocol):
@@ -25,22 +35,24 @@ class Waiting(Protocol):
 
 
 class SocketPool:
-    """Prepared sockets of one kind, asked for ahead: at least a handful, more when they go quickly."""
+    """Prepared sockets of one kind, asked for ahead: at least a handful, and what goes within a second.
+
+    ``tell_level(level)`` is told how well it stands, each time that changes. It begins at ``LOW``.
+    """
 
     __slots__ = (
-        "_ask",
-        "_asked",
-        "_asked_at",
-        "_least",
-        "_loop",
-        "_most",
-        "_taken",
-        "_want",
-        "ready",
-        "waiting",
-    )
+        "_ask", "_asked", "_asked_at", "_declines", "_least", "_loop", "_most", "_short_since", "_taken", "_want",
+        "level", "ready", "tell_level", "waiting",
+    )  # fmt: skip
 
-    def __init__(self, loop: Loop, least: int, most: int, ask: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        least: int,
+        most: int,
+        ask: Callable[[int], int],
+        tell_level: Callable[[Level], None] = lambda _level: None,
+    ) -> None:
         """``ask`` asks for so many, or for fewer, and says for how many it did."""
         self._loop = loop
         self._ask = ask
@@ -50,21 +62,35 @@ class SocketPool:
         self._asked = 0
         self._asked_at = 0.0
         self._taken = 0
+        self._declines = False
+        self.level = Level.LOW
+        self._short_since = math.inf
+        self.tell_level = tell_level
         self.ready: list[Socket] = []
         self.waiting: dict[Waiting, None] = {}
 
     def take(self) -> Socket | None:
         """A prepared socket, or ``None`` while there is none; ask for more in time."""
         self._taken += 1
+        if self._taken > self._want:
+            self._want = min(self._want * 2, self._most)
         if self.ready:
             sock = self.ready.pop()
             self._loop.sockets -= 1
-            if (len(self.ready) + self._asked) * 2 <= self._want:
-                self.refill()
+            if len(self.ready) * 2 <= self._want:
+                if (len(self.ready) + self._asked) * 2 <= self._want:
+                    self.refill()
+                self._look()
             return sock
         self._want = min(self._want * 2, self._most)
         self.refill()
+        self._look()
         return None
+
+    def wait(self, waiting: Waiting) -> None:
+        """Give ``waiting`` a socket, in turn, when there is one."""
+        self.waiting[waiting] = None
+        self.refill()
 
     def refill(self) -> None:
         """Ask for what is missing, unless that was asked for already."""
@@ -74,10 +100,12 @@ class SocketPool:
             self._asked = 0
         missing = self._want + len(self.waiting) - len(self.ready) - self._asked
         if missing > 0:
+            self._short_since = min(self._short_since, loop.now)
+            if not self._asked:
+                self._asked_at = loop.now
             asked = self._ask(missing)
             loop.sockets += asked  # they need room from now on
             self._asked += asked
-            self._asked_at = loop.now
 
     def add(self, socks: list[Socket]) -> None:
         """Take what the supervisor prepared; those who wait for one are served first, in their order."""
@@ -90,14 +118,40 @@ class SocketPool:
             del self.waiting[waiting]
             self._loop.sockets -= 1
             waiting.given(self.ready.pop())
+        if socks:
+            self._asked_at = self._loop.now
+            self._short_since = self._loop.now if self._asked else math.inf
+        self._look()
 
     def tick(self) -> None:
-        """Once a second: ask for fewer ahead when few were taken, and again for what never came."""
+        """Once a second: have as many ahead as were taken, or fewer, and ask again for what never came."""
         if self._taken * 4 < self._want:
             self._want = max(self._want // 2, self._least)
+            while len(self.ready) > self._want:
+                self._loop.close(self.ready.pop(0))
+        else:
+            self._want = max(self._want, min(self._taken, self._most))
         self._taken = 0
         if len(self.ready) * 2 <= self._want:
             self.refill()
+        self._look()
+
+    def _look(self) -> None:
+        if len(self.ready) * 2 > self._want:
+            level = Level.SERVES
+        elif len(self.ready) * 8 > self._want or self._loop.now - self._short_since < LATE:
+            level = Level.LOW
+        else:
+            level = Level.AWAY  # who makes sockets does not, or cannot
+        if level is not self.level:
+            self.level = level
+            if not self._declines:
+                self.tell_level(level)
+
+    def decline(self, *, declines: bool) -> None:
+        """Leave new clients to the app whatever there is, or no longer."""
+        self._declines = declines
+        self.tell_level(Level.AWAY if declines else self.level)
 
     def close(self) -> None:
         """Close all sockets."""

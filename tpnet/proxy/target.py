@@ -16,6 +16,7 @@ from tpnet.proxy.counters import TargetCount
 from tpnet.proxy.dialler import AppDialler
 from tpnet.proxy.drain import Drain
 from tpnet.proxy.router import Router
+from tpnet.proxy.vigil import Vigil
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +37,7 @@ class Target:
         "_drain",
         "_number",
         "_removed",
+        "_vigil",
         "closing",
         "context",
         "dialler",
@@ -49,11 +51,15 @@ class Target:
         self._count = count = TargetCount()
         self._drain = Drain()
         self.closing = self._drain.closing
+        self._vigil = Vigil(self._drain.connections)
         self.router = Router(context, count)
         self.dialler = AppDialler(context, message, bypass, count)
         context.book.targets[message.target] = count
-        self._acceptor = Acceptor(context, listener, message.port, count, self._serve)
+        self._acceptor = self._accept_from(listener, message.port)
         self.dialler.refill()
+
+    def _accept_from(self, listener: Socket, port: int) -> Acceptor:
+        return Acceptor(self.context, listener, port, self._count, self._serve, self.dialler.decline)
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:
         self._count.open += 1
@@ -77,6 +83,7 @@ class Target:
     def tick(self, now: float) -> None:
         """Once a second."""
         self.dialler.tick()
+        self._vigil.tick()
         self._drain.tick(now)
         if self._removed and self._drain.over:
             self.dialler.close()
@@ -89,7 +96,8 @@ class Target:
             os.close(bypass)  # its own one stands as long as it does
         self._removed = 0
         self._drain.keep()
-        self._acceptor = Acceptor(self.context, listener, message.port, self._count, self._serve)
+        self.dialler.expect_more(message.place)
+        self._acceptor = self._accept_from(listener, message.port)
 
     def remove(self, times: int, *, gone: bool) -> None:
         """Accept no more. Connections live on; ``Drained`` is told when the last one has ended.
@@ -98,6 +106,7 @@ class Target:
         """
         if not self._removed:
             self._acceptor.close()
+            self.dialler.expect_no_more()
         self._removed = times
         if gone:
             self._drain.forsake(self.context.loop.now)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.limits import raise_file_limit
-from tpnet.kernel.signs import WORKER, Signs
+from tpnet.kernel.signs import WORKER, Level, Signs
 from tpnet.log import to_stderr
 from tpnet.model import TpnetError
 from tpnet.proxy import channel, privileges
@@ -27,6 +27,7 @@ from tpnet.proxy.channel import (
     DropSession,
     Finish,
     Message,
+    NotTaken,
     Purpose,
     Ready,
     RemoveTarget,
@@ -120,12 +121,22 @@ class Worker:
                 received = channel.receive(self._end)
             except BlockingIOError:
                 return
+            except channel.CutShortError as cut:
+                if not isinstance(cut.message, AddTarget):
+                    raise
+                self._not_taken(cut.message)
+                continue
             except (OSError, ValueError):
                 received = None
             if received is None:
                 self.context.loop.stop()
                 return
             self._obey(*received)
+
+    def _not_taken(self, message: AddTarget) -> None:
+        if message.place and self.context.signs is not None:
+            self.context.signs.set_levels(message.place, Level.AWAY)
+        self.tell(NotTaken(message.target))
 
     def _obey(self, message: Message, fds: list[int]) -> None:
         """Do as the message says. What an act leaves of ``fds`` is closed."""
@@ -181,13 +192,19 @@ class Worker:
     def _set_session(self, message: SetSession, _fds: list[int]) -> None:
         state = self.context.sessions.get(message.name)
         if state is None:
-            state = SessionState(message.address, message.up, frozenset(message.ports), set())
+            state = SessionState(message.address, message.up, frozenset(message.ports), set(), message.quiet)
             self.context.sessions[message.name] = state
             self.context.session_pool.refill()
             return
         if not message.up or message.address != state.address:
             self._lose(message.name)
         state.address, state.up, state.ports = message.address, message.up, frozenset(message.ports)
+        state.quiet = message.quiet
+        if not message.quiet:
+            state.silent = False
+            return
+        for upstream in list(state.upstreams):
+            upstream.session_quiet()
 
     def _drop_session(self, message: DropSession, _fds: list[int]) -> None:
         self._lose(message.name)

@@ -12,9 +12,10 @@ from tpnet.proxy.acceptor import Acceptor
 from tpnet.proxy.channel import AddTarget, AppRefused, Drained, Full, NeedSockets, Purpose
 from tpnet.proxy.context import LINGER, RETRY, Context
 from tpnet.proxy.counters import TargetCount
-from tpnet.proxy.dialler import WAITING, AppDialler, Peer
+from tpnet.proxy.dialler import AppDialler, Peer
 from tpnet.proxy.drain import FORSAKEN, LAST, Drain
 from tpnet.proxy.lingering import LingeringClose
+from tpnet.proxy.pool import CROWD
 from tpnet.proxy.router import Router
 from tpnet.proxy.sessions import SessionState
 from tpnet.proxy.stream import Stream
@@ -43,14 +44,23 @@ class Door:
         self.served = []
         self.count = TargetCount()
         self.more = more
+        self.declined = 0
         self._clients = []
         self.acceptor = Acceptor(
-            home.context, self.sock, self.address[1] if port is None else port, self.count, self.serve
+            home.context,
+            self.sock,
+            self.address[1] if port is None else port,
+            self.count,
+            self.serve,
+            self.decline,
         )
 
     def serve(self, sock, peer):
         self.served.append((sock, peer))
         return self.more
+
+    def decline(self):
+        self.declined += 1
 
     def connect(self, times=1):
         self._clients += [socket.create_connection(self.address) for _ in range(times)]
@@ -115,6 +125,22 @@ def test_without_room_the_supervisor_is_asked_to_leave_clients_to_the_app(home, 
     assert len(door.served) == 2
     home.context.look_for_room()
     assert home.told[-1] == Full(full=False)
+
+
+def test_near_the_last_descriptor_the_target_with_most_clients_makes_way_for_the_others(home, door):
+    hog, other = door(), door()
+    for number, one in enumerate((hog, other)):
+        home.context.book.targets[number] = one.count
+    hog.count.open, other.count.open = 50, 2
+    home.context.loop.sockets += home.context.full_at
+    for one in (hog, other):
+        one.connect()
+    home.spin()
+    assert (len(hog.served), len(other.served)) == (1, 1), "who has come is served"
+    assert hog.declined
+    assert not other.declined
+    assert not home.context.full
+    home.context.loop.sockets -= home.context.full_at
 
 
 def test_a_few_clients_are_accepted_in_one_round_and_all_in_some(home, door):
@@ -199,9 +225,9 @@ def test_it_is_crowded_when_many_wait_for_a_socket_of_that_family(home):
         def given(self, sock):
             sock.close()
 
-    for _ in range(WAITING):
+    for _ in range(CROWD):
         assert not dial.crowded(v4)
-        dial.wait(Wants(), v4)
+        dial.pool(v4).wait(Wants())
     assert dial.crowded(v4)
     assert not dial.crowded(v6)
     dial.add_sockets(Purpose.APP4, [prepared()])
@@ -229,7 +255,7 @@ def head(data=MINE):
 def test_without_rules_all_is_the_apps(router):
     assert router.decide(head()) is TO_APP
     router.set_rules([ONE])
-    assert router.decide(head()).side == (SESSION, 20001, "i1")
+    assert router.decide(head()).side == (SESSION, 20001, "i1", 10)
     assert router.decide(head(GET)) is TO_APP
     router.set_rules([])
     assert router.decide(head()) is TO_APP
