@@ -17,6 +17,7 @@ from tpnet.agent.namespace import own_addresses
 from tpnet.model import SessionGrant, SessionStatus, TpnetError
 from tpnet.proxy.channel import DropSession, SetSession
 from tpnet.tunnel import HEARTBEAT_PORT, HeartbeatReceiver, KeyPair, TunnelEnd, address_of, prefix_of
+from tpnet.tunnel.liveness import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,7 @@ class Sessions:
         self._retry_at = 0.0
         self._endpoints: dict[str, Endpoint] = {}
         self._mending: asyncio.Task[None] | None = None
+        self._ending = False
         self.wireguard = ""
 
     @property
@@ -79,7 +81,7 @@ class Sessions:
             except OSError:
                 sock.close()
                 raise
-            heartbeat = HeartbeatReceiver(sock, self._changed, self._path_found)
+            heartbeat = HeartbeatReceiver(sock, self._changed, self._path_found, self._quiet)
             await heartbeat.start()
         except OSError as error:
             end.close()
@@ -136,10 +138,13 @@ class Sessions:
 
     def up(self, name: str) -> bool:
         """Whether a session's heartbeat is heard."""
+        return self._presence(name).up
+
+    def _presence(self, name: str) -> Presence:
         entry = self._book.sessions.get(name)
         if entry is None or self._heartbeat is None:
-            return False
-        return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of())).up
+            return Presence()
+        return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of()))
 
     def tell(self, name: str) -> None:
         """Tell the worker how a session is, if that has changed."""
@@ -152,7 +157,8 @@ class Sessions:
             if self._book.handler_up(intercept)
         }
         address = address_of(entry.session.public_key, prefix_of())
-        message = SetSession(name, str(address), self.up(name), sorted(ports))
+        presence = self._presence(name)
+        message = SetSession(name, str(address), presence.up, sorted(ports), presence.quiet)
         if self._told.get(name) != message and self._workers.ready:
             self._told[name] = message
             self._workers.send(message)
@@ -226,11 +232,21 @@ class Sessions:
 
     async def goodbye(self) -> None:
         """Tell the sessions that this agent ends, and the next one is to be looked for. Takes a tenth of a second."""
+        self._ending = True
         if self._heartbeat is None:
             return
         for _ in range(GOODBYES):  # a datagram may be lost; and the device takes a moment to send one
             self._heartbeat.goodbye()
             await asyncio.sleep(GOODBYE_PAUSE)
+
+    async def make_way(self) -> None:
+        """Leave the node's UDP port to the next agent. What is under way to sessions goes on, from another port."""
+        if self._end is not None:
+            try:
+                await asyncio.to_thread(self._end.move_away)
+            except TpnetError as error:
+                _log.warning("%s", error)
+            await self.goodbye()  # a peer learns of the other port by whatever comes from it
 
     def close(self) -> None:
         """Take the tunnel down."""
@@ -283,9 +299,14 @@ class Sessions:
         except TpnetError as error:  # its device has died, or the session goes just now
             _log.warning("%s", error)
 
-    def _changed(self, address: IPv6Address, up: bool) -> None:
+    def _quiet(self, address: IPv6Address) -> None:
         name = self._names.get(address)
         if name is not None:
+            self.tell(name)
+
+    def _changed(self, address: IPv6Address, up: bool) -> None:
+        name = self._names.get(address)
+        if name is not None and not self._ending:  # when it ends, sessions turn to the next agent
             _log.info("session %s is %s", name, "up" if up else "down; its requests go to the app")
             self.tell(name)
             self._on_change()

@@ -24,6 +24,8 @@ from tpnet.proxy.sessions import SessionRoute
 from tpnet.proxy.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from tpnet.http.conversation import Side
     from tpnet.proxy.context import Context
     from tpnet.proxy.dialler import AppDialler, Peer
@@ -115,13 +117,20 @@ class Connection:
         self.mover = pipe = Pipe(self, self.client, upstream)
         self.client.handle(pipe.on_client)
 
-    def failed(self, upstream: Upstream, reason: str, *, delivered: bool) -> None:
+    def retire(self, standing: Container[Side]) -> None:
+        """Let go of upstreams to sessions whose routes stand no more, each when it owes nothing."""
+        for side, upstream in list(self.upstreams.items()):
+            if side is not APP and side not in standing and not self.done:
+                self.mover.retire(upstream)
+        self.settle()
+
+    def failed(self, upstream: Upstream, reason: str, *, delivered: bool, again: bool = False) -> None:
         """See ``Owner.failed``."""
         if self.done or self.upstreams.get(upstream.side) is not upstream:
             return
         self.calm = False
         self.let_go(upstream.side, reset=True)
-        self.mover.lost(upstream, reason, delivered=delivered)
+        self.mover.lost(upstream, reason, delivered=delivered, again=again)
         self.settle()
 
     def fail(self) -> None:
@@ -159,6 +168,11 @@ class Connection:
     def idle(self) -> bool:
         """Whether it is between messages, with nothing on the way."""
         return self.calm and self.mover.idle
+
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``."""
+        if not self.done:
+            self.mover.finish(mark=mark)
 
     @property
     def forsaken(self) -> bool:

@@ -69,7 +69,7 @@ class Forward:
 
     ``open``, ``total`` and ``refused`` count connections.     ``listener`` is bound to the session's tunnel
     address and is owned from now on. ``is_agent`` says of a tunnel address whether it may connect. ``on_refused`` is
-    called whenever the handler could not be dialled.
+    called whenever the handler could not be dialled. ``tunnel`` is whose namespace it is, and only ever compared.
     """
 
     def __init__(
@@ -78,7 +78,9 @@ class Forward:
         is_agent: Callable[[str], bool],
         handler: Handler,
         on_refused: Callable[[], None],
+        tunnel: object = None,
     ) -> None:
+        self.tunnel = tunnel
         self.handler = handler
         self.port = int(listener.getsockname()[1])
         self.total = 0

@@ -29,6 +29,8 @@ INTERVAL = 0.5
 """Seconds between heartbeats."""
 DEAD_AFTER = 2.0
 """Seconds of silence after which the other end counts as gone."""
+QUIET_AFTER = 0.7
+"""Seconds of silence after which it counts as quiet: one heartbeat is missing, which may mean nothing by itself."""
 HEARTBEAT_PORT = 21821
 """The agent's UDP port, at its tunnel address, that echoes."""
 
@@ -53,7 +55,8 @@ _TELL_EVERY = 1.0
 class Presence:
     """One session's liveness. ``seen`` is the monotonic time of its last heartbeat, 0 for never.
 
-    ``path``: bytes of the largest packet that passes, as the session says.
+    ``quiet``: it is up, and a heartbeat is missing. ``path``: bytes of the largest packet that passes, as the session
+    says.
     """
 
     up: bool = False
@@ -61,6 +64,7 @@ class Presence:
     rtt_ms: float = 0.0
     path: int = FULL
     path_told: tuple[int, float] = (-1, 0.0)
+    quiet: bool = False
 
 
 class Liveness:
@@ -103,6 +107,13 @@ class Liveness:
                 presence.path_told = presence.path, now
                 found.append((address, presence.path))
         return found
+
+    def quiet(self, now: float) -> list[IPv6Address]:
+        """Who has fallen quiet since this was last asked, or is heard again."""
+        changed = [a for a, p in self._known.items() if p.quiet != (p.up and now - p.seen >= QUIET_AFTER)]
+        for address in changed:
+            self._known[address].quiet ^= True
+        return changed
 
     def check(self, now: float) -> list[IPv6Address]:
         """Who has gone down since the last check. One that is late itself finds nobody: they may wait to be heard."""
@@ -199,9 +210,9 @@ def _send_whole(sock: socket.socket) -> None:
 class HeartbeatReceiver:
     """The agent's half: echoes, and says ``on_change(address, up)`` in the event loop.
 
-    ``on_path(address, size)`` is said when the size of a session's path is known, and whenever that changes. ``sock``
-    is a UDP socket made in the tunnel's namespace and bound to (the agent's address, ``HEARTBEAT_PORT``). Down is told
-    at most 0.1 s late.
+    ``on_path(address, size)`` is said when the size of a session's path is known, and whenever that changes;
+    ``on_quiet(address)`` when its ``quiet`` has changed. ``sock`` is a UDP socket made in the tunnel's namespace and
+    bound to (the agent's address, ``HEARTBEAT_PORT``). Down and quiet are told at most 0.1 s late.
     """
 
     def __init__(
@@ -209,10 +220,12 @@ class HeartbeatReceiver:
         sock: socket.socket,
         on_change: Callable[[IPv6Address, bool], None],
         on_path: Callable[[IPv6Address, int], None] = lambda _address, _size: None,
+        on_quiet: Callable[[IPv6Address], None] = lambda _address: None,
     ) -> None:
         self._sock = sock
         self._on_change = on_change
         self._on_path = on_path
+        self._on_quiet = on_quiet
         self._state = Liveness()
         self._heard: dict[IPv6Address, Any] = {}
         self._ending = False
@@ -275,6 +288,8 @@ class HeartbeatReceiver:
         now = time.monotonic()
         for address in self._state.check(now):
             self._on_change(address, False)
+        for address in self._state.quiet(now):
+            self._on_quiet(address)
         for address, size in self._state.paths(now):
             self._on_path(address, size)
         self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._tick)

@@ -255,7 +255,7 @@ def head(data=MINE):
 def test_without_rules_all_is_the_apps(router):
     assert router.decide(head()) is TO_APP
     router.set_rules([ONE])
-    assert router.decide(head()).side == (SESSION, 20001, "i1")
+    assert router.decide(head()).side == (SESSION, 20001, "i1", 10)
     assert router.decide(head(GET)) is TO_APP
     router.set_rules([])
     assert router.decide(head()) is TO_APP
