@@ -13,6 +13,7 @@ padding and all, with ``tE`` in front. An agent that ends sends a goodbye, which
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import time
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Liveness:
 
     def __init__(self) -> None:
         self._known: dict[IPv6Address, Presence] = {}
-        self._checked = 0.0
+        self._checked = math.inf
 
     def expect(self, address: IPv6Address) -> None:
         """Begin to watch an address; it is down until it is heard."""
