@@ -169,6 +169,11 @@ class Connection:
         """Whether it is between messages, with nothing on the way."""
         return self.calm and self.mover.idle
 
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``."""
+        if not self.done:
+            self.mover.finish(mark=mark)
+
     @property
     def forsaken(self) -> bool:
         """Whether no app has an end of it."""

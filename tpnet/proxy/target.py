@@ -66,9 +66,10 @@ class Target:
         connection = Connection(self, peer)
         self._drain.add(connection)
         connection.start(sock)
+        self._drain.begun(connection)
         return not self.dialler.crowded(peer)
 
-    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe] = ()) -> None:
+    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe]) -> None:
         """Decide by these intercepts from the next request on. What others have open goes as soon as it owes nothing."""
         self.router.set_rules(intercepts, probes)
         routes = self.router.routes
@@ -111,6 +112,6 @@ class Target:
         if gone:
             self._drain.forsake(self.context.loop.now)
 
-    def finish(self, seconds: float) -> None:
-        """Let the connections end, all within ``seconds`` and ``drain.LAST``."""
-        self._drain.finish(self.context.loop.now + seconds)
+    def finish(self, seconds: float, *, mark: bool) -> None:
+        """Let the connections end, all within ``seconds`` and ``drain.LAST``. ``mark``: see ``Mover.finish``."""
+        self._drain.finish(self.context.loop.now + seconds, mark=mark)

@@ -71,7 +71,7 @@ class Forward:
     the status byte, which would be unsure what was delivered.
     ``open``, ``total`` and ``refused`` count connections.     ``listener`` is bound to the session's tunnel
     address and is owned from now on. ``is_agent`` says of a tunnel address whether it may connect. ``on_refused`` is
-    called whenever the handler could not be dialled.
+    called whenever the handler could not be dialled. ``tunnel`` is whose namespace it is, and only ever compared.
     """
 
     def __init__(
@@ -81,7 +81,9 @@ class Forward:
         handler: Handler,
         on_refused: Callable[[], None],
         patience: Callable[[], float] = lambda: PATIENCE,
+        tunnel: object = None,
     ) -> None:
+        self.tunnel = tunnel
         self.handler = handler
         self._patience = patience
         self.port = int(listener.getsockname()[1])

@@ -294,7 +294,7 @@ class Wishes:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((str(end.address), port))
-            return Forward(listener, self._presence.is_agent, handler, self._watch.look_now, patience)
+            return Forward(listener, self._presence.is_agent, handler, self._watch.look_now, patience, end)
         except OSError as error:
             listener.close()
             raise TpnetError(f"Port {port} of the tunnel cannot be opened: {error.strerror}.") from error
@@ -329,8 +329,10 @@ class Wishes:
             for name, wish in self._wishes.items():
                 wish.standing = name in there
                 wish.intercept = dataclasses.replace(wish.intercept, session=self._presence.name)
-                wish.door.close()
-                wish.door = self._door(wish.intercept, wish.handler, wish.intercept.tunnel_port)
+                # What an earlier agent has open in the same tunnel goes on.
+                if wish.door.tunnel is not self._presence.tunnel:
+                    wish.door.close()
+                    wish.door = self._door(wish.intercept, wish.handler, wish.intercept.tunnel_port)
             await self._create_missing()
         await self._presence.renew()
 

@@ -249,6 +249,18 @@ def test_after_a_final_answer_instead_of_100_nothing_more_is_forwarded(side, hea
         assert wire.log == [(CLOSE_CLIENT,)]
 
 
+@pytest.mark.parametrize("surplus", [b"x", answer(b"more")])
+def test_what_follows_a_final_answer_instead_of_100_opens_no_way_to_its_side(side, surplus):
+    no = answer(b"no", status=b"417 Expectation Failed")
+    for pieces in ([no + surplus], [no[:-1], no[-1:] + surplus], [no, surplus]):
+        wire = Wire(to(side)).write(EXPECTS[0])
+        for piece in pieces:
+            wire.say(side, piece).write(NEXT)
+        assert wire.received[side] == EXPECTS[0]
+        assert wire.client == no + (surplus if side is APP and len(pieces[-1]) > len(surplus) else b"")
+        assert wire.log == [(CLOSE_CLIENT,)]
+
+
 def test_a_final_answer_without_length_instead_of_100_ends_with_its_connection(side):
     wire = Wire(to(side)).write(EXPECTS[0]).say(side, EOF_ANSWER + b"a").write(NEXT).say(side, b"b")
     assert wire.client == EOF_ANSWER + b"ab"
