@@ -7,7 +7,6 @@ import time
 from collections import Counter
 
 import pytest
-from agent_lab import wait_until
 from laptops import answer, head_of, request
 from servers import http_server
 from worker_lab import read_all, read_head
@@ -87,14 +86,13 @@ def ask_twice(stage, method, pause):
 
     def once(sock):
         if head_of(sock) and len(sock.recv(3) if body else b"") == len(body):
-            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbob")
             answered.append(sock)
+            sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbob")
 
     stage.plays(bob=once)
     with stage.connect() as sock:
         sock.sendall(stage.matched(method, body=body))
         assert answer(sock) == (200, "bob")
-        wait_until(lambda: answered)
         answered.pop().close()
         time.sleep(pause)
         sock.sendall(stage.matched(method, body=body))
