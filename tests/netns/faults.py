@@ -13,7 +13,7 @@ import time
 
 from agent_lab import wait_until
 from ledger import Outcome
-from networks import between, dropped
+from networks import dropped
 from worker_lab import reset
 
 CUT_SECONDS = 3.0

@@ -82,9 +82,12 @@ class Connection:
         upstream: Upstream
         if side is APP:
             upstream = AppUpstream(self, self._home.dialler, self._peer)
+            self.client.sock.hold_as_usual()
         else:
             assert isinstance(side, SessionRoute)
             upstream = SessionUpstream(self, side)
+            # A developer may read slowly, or not at all: what the client sends is not to pile up here meanwhile.
+            self.client.sock.hold_little()
         self.upstreams[side] = upstream
         if self._to_dial is None:
             self._to_dial = []

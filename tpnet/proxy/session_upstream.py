@@ -47,7 +47,8 @@ class SessionUpstream:
     def __init__(self, owner: Owner, route: SessionRoute) -> None:
         self.owner = owner
         self.side = route
-        self.stream = Stream(owner.context.loop, owner.context.pipes)
+        self.stream = stream = Stream(owner.context.loop, owner.context.pipes)
+        stream.splices = False  # a pipe would hold a megabyte for as long as the developer does not read
         self.ready = False
         self._since = 0.0  # when it was dialled
         self._doubted = False  # it has not confirmed in time what was sent
@@ -74,6 +75,7 @@ class SessionUpstream:
             self.side.session
         ]  # dropping a session fails all that wait for it
         try:
+            sock.hold_little()
             error = sock.connect_ex((state.address, self.side.port))
         except OSError as failure:
             error = failure.errno or EIO

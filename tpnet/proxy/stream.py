@@ -99,6 +99,8 @@ class Pipes:
 class Stream:
     """One end of a connection: a socket that is connected, that connects, or that is still to come.
 
+    ``splices``: a splice may take as much from or for it as a pipe holds.
+
     ``backlog`` is what waits to be written, in bytes, in a pipe or in user space; the pipe's bytes go first.
     ``ended`` says that the other end's FIN has been read, ``shut`` that ours was sent, ``shutting`` that it is to
     follow the backlog. ``broken`` says that a write has failed, ``cut`` that it did so without a FIN of the other end:
@@ -109,7 +111,7 @@ class Stream:
 
     __slots__ = (
         "_events", "_loop", "_pipe", "_piped", "_pipes", "_queue", "_registered",
-        "backlog", "broken", "bulky", "connecting", "cut", "ended", "fd", "shut", "shutting", "sock",
+        "backlog", "broken", "bulky", "connecting", "cut", "ended", "fd", "shut", "shutting", "sock", "splices",
     )  # fmt: skip
 
     sock: Socket
@@ -132,6 +134,7 @@ class Stream:
         self.ended = False
         self.shut = False
         self.shutting = False
+        self.splices = True
 
     def attach(self, sock: Socket, handler: Handler, *, connecting: bool = False) -> None:
         """Here is its socket, whose events ``handler`` takes. What was sent before leaves now if it is connected."""
@@ -217,10 +220,10 @@ class Stream:
     def splice_from(self, source: Stream, limit: int) -> int | None:
         """Move up to ``limit`` bytes from ``source`` here without seeing them; only without a backlog.
 
-        Returns the bytes taken from ``source``, 0 at its end, ``None`` when it has none now or no pipe is
-        free. Raises ``OSError`` when the source fails.
+        Returns the bytes taken from ``source``, 0 at its end, ``None`` when it has none now, no pipe is free or one of
+        the two is not for splices. Raises ``OSError`` when the source fails.
         """
-        pipe = self._pipes.take()
+        pipe = self._pipes.take() if self.splices and source.splices else None
         if pipe is None:
             return None
         try:

@@ -1,6 +1,10 @@
+import contextlib
+import fcntl
 import gc
 import os
 import socket
+import sys
+import termios
 import threading
 import time
 
@@ -614,6 +618,55 @@ def test_a_reader_that_does_not_read_holds_the_writer_up_and_nothing_is_lost(hom
         home.spin(0.001)
     sender.join(5)
     assert got == body
+
+
+def held(connection, side):
+    """Bytes of an upload in the kernel and the worker: received, in user space, and on their way to a side."""
+    stream = connection.upstreams[side].stream
+    queued = [
+        int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)
+        for sock, request in ((connection.client.sock, termios.FIONREAD), (stream.sock, termios.TIOCOUTQ))
+    ]
+    return sum(queued) + stream.backlog + connection.client.backlog
+
+
+def test_what_a_client_sends_to_a_developer_who_does_not_read_does_not_pile_up(home):
+    home.session.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # of those it accepts
+    client, connection = home.client()
+    client.send(b"PUT / HTTP/1.1\r\nX-Me: me\r\nContent-Length: %d\r\n\r\n" % BIG)
+    home.spin()
+    handler_of(home)
+    client.sock.settimeout(0.2)
+
+    def send():
+        with contextlib.suppress(OSError):
+            client.sock.sendall(bytes(BIG))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    home.spin(0.3)
+    (side,) = connection.upstreams
+    assert 16 * 1024 < held(connection, side) <= 256 * 1024
+    sender.join(5)
+
+
+BUF_LOCK = 72  # SO_BUF_LOCK, include/uapi/asm-generic/socket.h
+
+
+def test_only_what_goes_to_a_developer_is_held_to_little(home):
+    client, connection = home.client()
+    as_usual = connection.client.sock.getsockopt(socket.SOL_SOCKET, BUF_LOCK)
+    client.send(MINE)
+    home.spin()
+    assert connection.client.sock.getsockopt(socket.SOL_SOCKET, BUF_LOCK) != as_usual
+    handler = handler_of(home)
+    handler.got()
+    handler.send(response(b"1"))
+    home.spin()
+    client.send(GET)
+    home.spin()
+    assert connection.client.sock.getsockopt(socket.SOL_SOCKET, BUF_LOCK) == as_usual
+    client.send(MINE)
 
 
 def test_a_connection_leaves_nothing_for_the_collector(home):
