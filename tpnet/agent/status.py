@@ -29,12 +29,13 @@ class Ledger:
     """Totals over the lives of workers, which each begin at zero."""
 
     def __init__(self) -> None:
-        self._now: tuple[Mapping[str, Count], Mapping[str, Count]] = ({}, {})
+        self._now: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
         self._before: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
 
     def take(self, counters: Counters) -> None:
         """What the worker counts."""
-        self._now = (counters.targets, counters.intercepts)
+        for now, news in zip(self._now, (counters.targets, counters.intercepts), strict=True):
+            now.update(news)
 
     def worker_lost(self) -> None:
         """Its connections are gone; what it counted stays."""
@@ -55,9 +56,10 @@ class Ledger:
     def keep_only(self, numbers: Iterable[int], intercepts: Iterable[Intercept]) -> None:
         """Forget what is no more."""
         kept = ({str(number) for number in numbers}, {counted_name(one) for one in intercepts})
-        for before, names in zip(self._before, kept, strict=True):
-            for name in before.keys() - names:
-                del before[name]
+        for counts in (self._before, self._now):
+            for table, names in zip(counts, kept, strict=True):
+                for name in table.keys() - names:
+                    del table[name]
 
     def _total(self, kind: int, name: str) -> Count:
         return added(self._before[kind].get(name, {}), self._now[kind].get(name, {}))

@@ -142,7 +142,7 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Totals since the worker's start, sent once a second when they changed.
+    """Totals since the worker's start, sent once a second when they changed; several messages where there are many.
 
     ``targets``: per target id ``{"open", "accepted", "requests", "app_requests", "verdicts": {...}}``.
     ``intercepts``: per intercept name ``{"hits", "last_hit", "reasons": {...}}``, ``last_hit`` in Unix seconds.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from tpnet.proxy.channel import Counters
@@ -61,6 +62,10 @@ class InterceptCount:
         return {"hits": self.hits, "last_hit": self.last_hit, "reasons": dict(self.reasons)}
 
 
+AT_ONCE = 40
+"""Targets, and intercepts, in one message."""
+
+
 class Book:
     """All counts of a worker."""
 
@@ -76,13 +81,21 @@ class Book:
         for name in self.intercepts.keys() - intercepts:
             del self.intercepts[name]
 
-    def changed(self) -> Counters | None:
-        """The totals, or ``None`` when they are what was given last."""
+    def changed(self) -> list[Counters]:
+        """The totals, in messages that need no file in memory; none when they are what was given last."""
         now = Counters(
             targets={str(target): count.as_data() for target, count in self.targets.items()},
             intercepts={name: count.as_data() for name, count in self.intercepts.items()},
         )
         if now == self._last:
-            return None
+            return []
         self._last = now
-        return now
+        targets, intercepts = batched(now.targets), batched(now.intercepts)
+        empty: dict[str, dict[str, Any]] = {}
+        return [Counters(*both) for both in zip_longest(targets, intercepts, fillvalue=empty)]
+
+
+def batched(counts: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
+    """The same in parts of ``AT_ONCE``; one that is empty for none."""
+    items = list(counts.items())
+    return [dict(items[at : at + AT_ONCE]) for at in range(0, len(items), AT_ONCE)] or [{}]
