@@ -239,6 +239,12 @@ class Kernel:
     def doors(self) -> list[Any]:
         return list(self.keys.values())
 
+    def left(self) -> list[Any]:
+        return []
+
+    def set_node(self, addresses: Any) -> None:
+        """No worker is told."""
+
     def door(self, key: Any) -> Any:
         return self.keys.get(key)
 

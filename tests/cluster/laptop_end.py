@@ -1,7 +1,7 @@
 """A developer's computer for the agents' tests, run in a machine of the lab: a tunnel to every agent, and a handler.
 
 It says its public key, then takes a list of NodeAgent specs for each line of JSON on its standard input, and ends with
-that. Requests at the tunnel port are answered with its name.
+that. Requests at the tunnel port are answered with its name, and with 404 what asks for an app's health.
 """
 
 import asyncio
@@ -68,9 +68,10 @@ class Laptop:
         """One request and answer after another, after the status byte."""
         writer.write(b"\0")
         try:
-            while await reader.readuntil(b"\r\n\r\n"):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                status = b"404 Not Found" if head.split()[1].startswith(b"/probe") else b"200 OK"
                 body = json.dumps({"handler": self.name}).encode()
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+                writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
                 await writer.drain()
         except (asyncio.IncompleteReadError, OSError):
             pass

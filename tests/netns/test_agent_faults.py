@@ -170,7 +170,7 @@ def test_target_that_vanishes_is_let_go_of_and_said_so(lab):
         inode = lab.pod.netns.inode
         lab.pod.close()
         subprocess.run(["ip", "netns", "delete", lab.pod.name], check=True)
-        wait_until(lambda: not lab.control.status().targets, 5)
+        wait_until(lambda: all(target.left for target in lab.control.status().targets), 5)
         (status,) = lab.control.status().intercepts
         assert (status.ready, status.total) == (0, 1)
         assert len(status.problems) == 1

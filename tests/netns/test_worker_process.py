@@ -194,6 +194,49 @@ def test_when_descriptors_run_out_all_are_served_and_it_recovers(
     until(lambda: lab.target["accepted"] == before + 1)
 
 
+@pytest.mark.slow
+def test_without_prepared_sockets_new_clients_are_the_apps_and_who_was_accepted_is_served_when_there_are_some(
+    net, make_lab, program, app
+):
+    lab = make_lab()
+    lab.add_target(net.pod.netns, PORT, program)
+    with contextlib.ExitStack() as clients:
+        first = clients.enter_context(net.connect(PORT))
+        first.sendall(GET)
+        assert answer(first) == (200, "app 0")
+        lab.prepare = False
+        waiting = []
+        for _ in range(100):  # more than there are in stock
+            sock = clients.enter_context(net.connect(PORT))
+            sock.sendall(GET)
+            sock.settimeout(0.2)
+            try:
+                assert answer(sock) == (200, "app 0")
+            except TimeoutError:
+                waiting.append(sock)
+        assert len(waiting) < 20, "the others were the app's at once"
+        for sock in waiting:
+            sock.settimeout(6)  # nobody is reset, however long it takes
+        with pytest.raises(TimeoutError):
+            waiting[0].recv(1)
+        for _ in range(20):
+            with net.connect(PORT) as sock:
+                sock.sendall(GET)
+                assert answer(sock) == (200, "app 0")
+        lab.prepare = True
+        for sock in waiting:
+            assert answer(sock) == (200, "app 0")
+        before = lab.target["accepted"]
+
+        def taken_again():
+            with net.connect(PORT) as sock:
+                sock.sendall(GET)
+                assert answer(sock) == (200, "app 0")
+            return lab.target["accepted"] > before
+
+        until(taken_again)
+
+
 class QuietApp:
     """Accepts in one thread and sends every connection the same, at once."""
 
@@ -267,7 +310,51 @@ def test_a_thousand_connections_cost_little_and_leave_nothing(
         app.close()
 
 
-def test_a_removed_target_ends_its_connections_and_says_so(net, make_lab, program, app):
+def test_connections_of_a_removed_target_live_until_one_of_their_ends_closes(net, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(net.pod.netns, PORT, program)
+    idle, piped, ended = (net.connect(PORT) for _ in range(3))
+    for sock in (idle, ended):
+        sock.sendall(GET)
+        assert answer(sock) == (200, "app 0")
+    piped.sendall(b"\xff")
+    redirect.disable(PORT)
+    lab.remove()
+    ended.close()
+    assert not lab.drained.wait(4)
+    idle.sendall(GET)
+    assert answer(idle) == (200, "app 0")
+    idle.close()
+    assert not lab.drained.wait(2)
+    piped.close()
+    assert lab.drained.wait(5)
+
+
+def test_a_removed_target_is_taken_up_again_with_its_connections(net, make_lab, program, app):
+    lab = make_lab()
+    redirect = lab.add_target(net.pod.netns, PORT, program)
+    with net.connect(PORT) as kept:
+        for times in (1, 2, 3):
+            kept.sendall(GET)
+            assert answer(kept) == (200, "app 0")
+            redirect.disable(PORT)
+            lab.remove(times=times)
+            redirect.remove(PORT)
+            kept.sendall(GET)
+            assert answer(kept) == (200, "app 0")
+            lab.hand_over(redirect, net.pod.netns, PORT, target=1)
+            with net.connect(PORT) as sock:
+                sock.sendall(GET)
+                assert answer(sock) == (200, "app 0")
+            until(lambda times=times: lab.target["accepted"] == times + 1)
+        assert not lab.drained.is_set()
+        redirect.disable(PORT)
+        lab.remove(times=4)
+    assert lab.drained.wait(5)
+    assert lab.drained_times == [4]
+
+
+def test_told_to_finish_it_ends_its_connections_and_says_so(net, make_lab, program, app):
     lab = make_lab()
     redirect = lab.add_target(net.pod.netns, PORT, program)
     idle, busy, piped = (net.connect(PORT) for _ in range(3))
@@ -276,7 +363,8 @@ def test_a_removed_target_ends_its_connections_and_says_so(net, make_lab, progra
         assert answer(sock) == (200, "app 0")
     piped.sendall(b"\xff")
     redirect.disable(PORT)
-    lab.remove(2.0)
+    lab.remove()
+    lab.finish(2.0)
     begun = time.monotonic()
     idle.settimeout(5)
     ended = threading.Event()
@@ -353,7 +441,7 @@ def test_a_removed_target_leaves_no_descriptor(net, make_lab, program, app):
             assert answer(sock) == (200, "app 0")
         redirect.disable(PORT)
         lab.drained.clear()
-        lab.remove(0.0, target=number)
+        lab.remove(target=number)
         assert lab.drained.wait(15)
         counts.append(lab.fds())
         redirect.remove(PORT)

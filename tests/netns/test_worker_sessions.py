@@ -4,8 +4,10 @@ import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from networks import dropped
 from worker_lab import (
     Bulk,
     Server,
@@ -19,6 +21,7 @@ from worker_lab import (
     read_head,
     read_request,
     reset,
+    until,
 )
 
 PORT = 8080
@@ -139,6 +142,109 @@ def test_an_app_that_serves_one_connection_is_free_while_a_handler_sits_at_a_bre
         goes_on.set()
         server.close()
         app.close()
+
+
+class Silent:
+    """A server that reads a request and then says nothing; ``ended`` has how each of its connections ended."""
+
+    def __init__(self):
+        self.asked, self.ended = [], []
+
+    def __call__(self, sock):
+        if read_request(sock) is None:
+            return
+        self.asked.append(sock)
+        try:
+            while sock.recv(1000):
+                pass
+            sock.settimeout(60)
+            self.ended.append("FIN")
+            while True:  # whether a reset follows
+                time.sleep(0.05)
+                sock.send(b"")
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    raise ConnectionResetError
+        except OSError:
+            self.ended.append("RST")
+
+
+QUICK = (1, 1, 2)
+"""Keepalive that finds out within three seconds."""
+
+
+@pytest.fixture
+def mute(net, lab, program):
+    """An app and a handler that say nothing, behind a redirect whose keepalive is quick."""
+    app, handler = Silent(), Silent()
+    servers = [Server(net.pod.netns, PORT, app), Server(net.client, TUNNEL, behind_tunnel(handler))]
+    lab.add_target(net.pod.netns, PORT, program, intercepts=[intercept(PORT, TUNNEL)], keepalive=QUICK)
+    lab.session(net.client, [TUNNEL])
+    yield app, handler
+    for server in servers:
+        server.close()
+
+
+def test_a_client_that_vanishes_is_found_out_and_that_is_passed_on(net, lab, mute):
+    app, handler = mute
+    socks = [net.connect(PORT, family) for family in (4, 6) for _ in range(3)]
+    try:
+        for number, sock in enumerate(socks):
+            sock.sendall((TO_ME, TO_APP, b"GET")[number % 3])
+        until(lambda: len(app.asked) == len(handler.asked) == 2)
+        until(lambda: lab.target["open"] == 6)
+        ports = ", ".join(str(sock.getsockname()[1]) for sock in socks)
+        with dropped(net.client, f"tcp sport {{ {ports} }} tcp dport {PORT}"):
+            until(lambda: app.ended == handler.ended == ["RST", "RST"], 15)
+            until(lambda: lab.target["open"] == 0)
+    finally:
+        for sock in socks:
+            sock.close()
+
+
+def test_a_client_that_is_there_and_does_nothing_is_never_ended(net, lab, program):
+    """Its program is at rest, or does not read: keepalive asks its kernel."""
+    body = b"x" * (32 << 20)
+
+    def app(sock):
+        while read_request(sock) is not None:
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    server = Server(net.pod.netns, PORT, app)
+    lab.add_target(net.pod.netns, PORT, program, keepalive=QUICK)
+    try:
+        with net.connect(PORT) as idle, net.connect(PORT) as pausing:
+            pausing.sendall(TO_APP)
+            time.sleep(5)
+            read_head(pausing)
+            left = len(body)
+            while left:
+                left -= len(pausing.recv(1 << 20))
+            idle.sendall(TO_APP)
+            read_head(idle)
+    finally:
+        server.close()
+
+
+def test_a_client_that_has_closed_is_found_out_once_its_kernel_has_forgotten_it(net, lab, mute):
+    app, handler = mute
+    net.client.run(lambda: Path("/proc/sys/net/ipv4/tcp_fin_timeout").write_text("1"))
+    for request, server in ((TO_ME, handler), (TO_APP, app)):
+        with net.connect(PORT) as sock:
+            sock.sendall(request)
+            until(lambda server=server: server.asked)
+    until(lambda: app.ended == handler.ended == ["FIN", "RST"], 30)
+    until(lambda: lab.target["open"] == 0)
+
+
+def test_a_client_that_resets_frees_what_it_held_at_once(net, lab, mute):
+    app, handler = mute
+    for request, server in ((TO_ME, handler), (TO_APP, app)):
+        sock = net.connect(PORT)
+        sock.sendall(request)
+        until(lambda server=server: server.asked)
+        reset(sock)
+    until(lambda: app.ended == handler.ended == ["RST"], 2)
+    until(lambda: lab.target["open"] == 0, 2)
 
 
 def test_pipelined_requests_are_answered_in_order(bed):

@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from tpnet.datapath.redirect import EbpfRedirect
+from tpnet.datapath.redirect import KEEPALIVE, EbpfRedirect
 from tpnet.datapath.source_address import SourceAddress, app_sockets
 from tpnet.kernel.signs import SUPERVISOR, Signs
 from tpnet.model import HeaderRule, Intercept, OnFailure, codec
@@ -28,11 +28,13 @@ from tpnet.proxy.channel import (
     AppRefused,
     Counters,
     Drained,
+    Finish,
     Full,
     NeedSockets,
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
@@ -257,6 +259,7 @@ class WorkerLab:
         self.ready = threading.Event()
         self.counters = Counters()
         self.refused = []
+        self.drained_times = []
         self.drained = threading.Event()
         self.full = []
         self.prepare = True
@@ -320,24 +323,27 @@ class WorkerLab:
                 return
             if received is None:
                 return
-            message = received[0]
-            if isinstance(message, Ready):
-                self.send(TakeSigns(), [self.signs.fd])
-                self.ready.set()
-            elif isinstance(message, NeedSockets):
-                if self.prepare:
-                    with contextlib.suppress(OSError):
-                        self.give(message.purpose, message.count, message.target)
-            elif isinstance(message, AppRefused):
-                self.refused.append(message.target)
-            elif isinstance(message, Full):
-                self.full.append(message.full)
-                for redirect, port in self._redirects:
-                    redirect.disable(port) if message.full else redirect.enable(port)
-            elif isinstance(message, Drained):
-                self.drained.set()
-            elif isinstance(message, Counters):
-                self.counters = message
+            self._take(received[0])
+
+    def _take(self, message):
+        """What the worker says."""
+        if isinstance(message, Ready):
+            self.send(TakeSigns(), [self.signs.fd])
+            self.ready.set()
+        elif isinstance(message, NeedSockets):
+            with contextlib.suppress(OSError):
+                self.give(message.purpose, message.count if self.prepare else 0, message.target)
+        elif isinstance(message, AppRefused):
+            self.refused.append(message.target)
+        elif isinstance(message, Full):
+            self.full.append(message.full)
+            for redirect, port in self._redirects:
+                redirect.disable(port) if message.full else redirect.enable(port)
+        elif isinstance(message, Drained):
+            self.drained_times.append(message.times)
+            self.drained.set()
+        elif isinstance(message, Counters):
+            self.counters = message
 
     def give(self, purpose, count, target=0):
         while count > 0:
@@ -357,13 +363,16 @@ class WorkerLab:
                 for sock in socks:
                     sock.close()
 
-    def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=()):
+    def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=(), keepalive=None):
+        """``keepalive``: seconds idle, seconds between probes, probes; other than those of every redirect."""
         self._netns[target] = netns
         redirect = EbpfRedirect(netns, program, self.signs)
         source = SourceAddress(netns)
         source.apply()
         self._sources.append(source)
         listener = redirect.add(port)
+        for option, value in zip(KEEPALIVE, keepalive or (), strict=False):
+            listener.setsockopt(socket.IPPROTO_TCP, option, value)
         place = redirect.entrust(port)
         self.send(AddTarget(target, "t", port, keep_source, place), [listener.fileno(), redirect.bypass_fd])
         self._redirects.append((redirect, port))
@@ -384,15 +393,21 @@ class WorkerLab:
         self._netns[target] = netns
         self.send(AddTarget(target, "t", port, keep_source=False), [listener.fileno()])
 
-    def rules(self, *intercepts, target=1):
-        self.send(SetRules(target, [codec.encode(one) for one in intercepts]))
+    def rules(self, *intercepts, target=1, probes=()):
+        self.send(SetRules(target, [codec.encode(one) for one in intercepts], list(probes)))
+
+    def node(self, *addresses):
+        self.send(SetNode(list(addresses)))
 
     def session(self, netns, ports, *, up=True, address="::1", name="ann-laptop"):
         self._netns[0] = netns
         self.send(SetSession(name, address, up, list(ports)))
 
-    def remove(self, grace, target=1):
-        self.send(RemoveTarget(target, grace))
+    def remove(self, target=1, times=1):
+        self.send(RemoveTarget(target, times))
+
+    def finish(self, seconds):
+        self.send(Finish(seconds))
 
     def rss(self):
         """KiB."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tpnet
 from tpnet.agent.namespace import addresses_of
-from tpnet.agent.status import intercept_status, memory_kib, target_status
+from tpnet.agent.status import intercept_status, memory_kib, target_statuses
 from tpnet.datapath.listening import listening, reachable
 from tpnet.datapath.target import resolve_targets
 from tpnet.http.h1.head import RequestHead, read_request
@@ -89,7 +89,7 @@ class Answers:
         sessions = await parts.sessions.statuses()
         return Status(
             agent=agent,
-            targets=tuple(target_status(door, parts.ledger) for door in parts.targets.doors()),
+            targets=target_statuses(parts.targets, parts.ledger),
             intercepts=tuple(self.status_of(entry.intercept) for entry in parts.book.intercepts.values()),
             sessions=sessions,
         )
@@ -126,8 +126,9 @@ class Answers:
     async def reconcile(self) -> None:
         """Make the targets what the book says."""
         await self._parts.targets.reconcile(self._parts.book.desired)
+        targets = self._parts.targets
         self._parts.ledger.keep_only(
-            (door.number for door in self._parts.targets.doors()),
+            (door.number for door in (*targets.doors(), *targets.left())),
             (entry.intercept for entry in self._parts.book.intercepts.values()),
         )
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tpnet.agent.reconcile import Wanted
     from tpnet.control.local.store import InterceptEntry, SessionEntry, TargetKey
     from tpnet.model import Intercept
+    from tpnet.rules import Probe
 
 
 class Book(Protocol):
@@ -35,6 +36,9 @@ class Book(Protocol):
 
     def lease_left(self, name: str) -> float:
         """Seconds until a session is dropped unless it renews."""
+
+    def probes(self, key: TargetKey) -> Sequence[Probe]:
+        """What the kubelet asks of a target: the app's, whatever the rules say. None where there is no kubelet."""
 
     def desired(self) -> Mapping[TargetKey, Wanted]:
         """Every target to be redirected, with the intercepts whose rules are to stand, oldest first."""

@@ -1,4 +1,4 @@
-"""One namespace with targets in it: what is open and changed there, and a door for each redirected port.
+"""One namespace with targets in it: what is open and changed there, and a door for each port.
 
 ``tpnet.agent.targets`` makes, probes, follows and closes them. Opening and closing block for some
 milliseconds and run in threads; the methods of ``Door`` are a few system calls. It must never leave a change
@@ -7,15 +7,18 @@ behind that is not on disk.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyroute2 import IPRoute, NetlinkError
 
 from tpnet.datapath.listening import ListenTable
+from tpnet.datapath.netns import NetNs
 from tpnet.datapath.redirect import EbpfRedirect, Redirect
 from tpnet.datapath.source_address import SourceAddress
 from tpnet.datapath.target import resolve_targets
@@ -23,12 +26,9 @@ from tpnet.kernel.signs import Level
 from tpnet.model import TpnetError
 
 if TYPE_CHECKING:
-    import asyncio
-
     from tpnet.agent.reconcile import Wanted
     from tpnet.agent.state import StateFile
     from tpnet.control.local.store import TargetKey
-    from tpnet.datapath.netns import NetNs
     from tpnet.datapath.program import Program
     from tpnet.datapath.target import Target
     from tpnet.kernel.signs import Signs
@@ -42,7 +42,11 @@ _RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h: not a loopback or link-local addres
 
 
 class LiveNamespace:
-    """A target's namespace while anything of it is redirected or drains. ``doors`` by port."""
+    """A target's namespace while anything of it is redirected, or a connection still passes through.
+
+    By port: ``doors`` are those that are wanted; ``left`` those that nobody wants any more, and whose open connections
+    have yet to end. A port is in one of the two at most.
+    """
 
     def __init__(self, target: Target, redirect: Redirect, source: SourceAddress, table: ListenTable) -> None:
         self.target = target
@@ -52,17 +56,24 @@ class LiveNamespace:
         self.table = table
         self.addresses = addresses_of(self.netns)
         self.doors: dict[int, Door] = {}
-        self.draining: dict[int, asyncio.Event] = {}
+        self.left: dict[int, Door] = {}
         self.trouble = ""
 
     @property
     def empty(self) -> bool:
-        """Whether nothing here is redirected and nothing drains."""
-        return not self.doors and not self.draining
+        """Whether nothing here is redirected and no connection passes through."""
+        return not self.doors and not self.left
 
     def has(self, number: int) -> bool:
-        """Whether the target of that number is here, be it draining."""
-        return number in self.draining or any(door.number == number for door in self.doors.values())
+        """Whether the target of that number is here, be it one that was left."""
+        return any(door.number == number for door in (*self.doors.values(), *self.left.values()))
+
+    def rename(self, target: Target) -> None:
+        """The namespace goes by this target's name from now on. What is open stays; ``target`` is used up."""
+        target.close()
+        self.target = replace(target, netns=self.netns)
+        for door in self.left.values():
+            door.name, door.key = target.name, (target.name, door.port)
 
     def close(self, state: StateFile) -> None:
         """Undo every change, the lock last.
@@ -82,7 +93,9 @@ class LiveNamespace:
 class Door:
     """One target: a port whose new connections come to ``listener`` while it is enabled.
 
-    ``number`` names it to the worker. ``since``: from when it is ready or not, in Unix seconds.
+    ``number`` names it to the worker, for as long as that has a connection of it. ``since``: from when
+    it is ready or not, in Unix seconds. Once it is ``left``, ``accepts`` is true while the worker has the
+    listener, ``times`` counts how often it was left, and ``over`` is set when its last connection has ended.
     """
 
     def __init__(
@@ -96,6 +109,11 @@ class Door:
         self.rules: Wanted = ()
         self._reason = "not redirected yet"
         self.since = time.time()
+        self.accepts = True
+        self.left = False
+        self.times = 0
+        self.over = asyncio.Event()
+        self.seen_out: asyncio.Task[None] | None = None
         self._at: frozenset[str] = frozenset()
 
     @property
@@ -137,6 +155,23 @@ class Door:
             self.since = time.time()
         self._reason = reason
 
+    def leave(self) -> None:
+        """Nobody wants it any more. New connections reach the app, open ones end in their own time."""
+        self.disable("no intercept stands here any more")
+        self.rules = ()
+        self.left = True
+        self.times += 1
+        self.over.clear()
+
+    def take_up(self, listener: socket.socket) -> None:
+        """It is wanted again, with this listener, and not redirected yet."""
+        self.listener = listener
+        self.accepts, self.left = True, False
+        self._reason = "not redirected yet"
+        if self.seen_out is not None:
+            self.seen_out.cancel()
+            self.seen_out = None
+
     def turn_away(self) -> None:
         """Reset whoever waits at the listener, which is disabled: the next attempt reaches the app."""
         with contextlib.suppress(OSError):
@@ -144,14 +179,15 @@ class Door:
                 self.listener.accept()[0].close()
 
 
-def open_namespace(name: str, program: Program, signs: Signs, state: StateFile) -> LiveNamespace:
-    """Enter a namespace by its canonical name: lock, redirect without ports, the client's address kept.
+def open_namespace(target: Target, program: Program, signs: Signs, state: StateFile) -> LiveNamespace:
+    """Enter a target's namespace: lock, redirect without ports, the client's address kept.
 
-    Raises ``TpnetError``, leaving nothing behind: ``NotThere``, ``Refused``, ``Conflict`` with another agent.
+    ``target`` is the returned object's to close, and closed when this raises ``TpnetError``, which leaves nothing
+    behind: ``Refused``, ``Conflict`` with another agent.
     """
     with contextlib.ExitStack() as undo:
-        target = _resolve(name)
         undo.callback(target.close)
+        name = target.name
         redirect = undo.enter_context(EbpfRedirect(target.netns, program, signs))
         table = undo.enter_context(ListenTable(target.netns))
         source = SourceAddress(target.netns)
@@ -171,8 +207,8 @@ def open_namespace(name: str, program: Program, signs: Signs, state: StateFile) 
         return namespace
 
 
-def _resolve(name: str) -> Target:
-    """The one target of a canonical name."""
+def resolve(name: str) -> Target:
+    """The one target of a canonical name, which the caller closes. Raises ``NotThere``, ``Refused``."""
     target, *others = resolve_targets(name)
     for other in others:
         other.close()
@@ -221,6 +257,15 @@ def addresses_of(netns: NetNs) -> tuple[str, ...]:
     """The addresses by which others reach a namespace, IPv4 first; empty when they cannot be read."""
     try:
         return netns.run(own_addresses)
+    except TpnetError:
+        return ()
+
+
+def addresses_of_node() -> tuple[str, ...]:
+    """The addresses of the machine, whatever namespace this process is in; empty when they cannot be read. Blocks."""
+    try:
+        with NetNs.from_pid(1, "the node") as netns:
+            return addresses_of(netns)
     except TpnetError:
         return ()
 

@@ -79,7 +79,7 @@ class Sessions:
             except OSError:
                 sock.close()
                 raise
-            heartbeat = HeartbeatReceiver(sock, self._changed)
+            heartbeat = HeartbeatReceiver(sock, self._changed, self._path_found)
             await heartbeat.start()
         except OSError as error:
             end.close()
@@ -239,10 +239,10 @@ class Sessions:
     def _status(self, name: str, peers: dict[str, PeerStats]) -> SessionStatus:
         session = self._book.sessions[name].session
         address = address_of(session.public_key, prefix_of())
-        up, seen, rtt_ms = False, 0.0, 0.0
+        up, seen, rtt_ms, path = False, 0.0, 0.0, 0
         if self._heartbeat is not None:
             presence = self._heartbeat.presence(address)
-            up, rtt_ms = presence.up, presence.rtt_ms
+            up, rtt_ms, path = presence.up, presence.rtt_ms, presence.path
             seen = time.time() - (time.monotonic() - presence.seen) if presence.seen else 0.0
         peer = peers.get(session.public_key)
         return SessionStatus(
@@ -256,7 +256,7 @@ class Sessions:
             last_seen=seen,
             rtt_ms=rtt_ms,
             since=session.created,
-            mtu=self._end.mtu if self._end is not None else 0,
+            mtu=path,
         )
 
     def _parts(self) -> tuple[TunnelEnd, HeartbeatReceiver]:
@@ -272,6 +272,16 @@ class Sessions:
             self._unwatch(self._end)
             self._end.close()
             self._end = None
+
+    def _path_found(self, address: IPv6Address, size: int) -> None:
+        entry = self._book.sessions.get(self._names.get(address, ""))
+        if entry is None or self._end is None:
+            return
+        _log.info("the path to session %s carries packets of %d bytes", entry.session.name, size)
+        try:
+            self._end.set_path(entry.session.public_key, size)
+        except TpnetError as error:  # its device has died, or the session goes just now
+            _log.warning("%s", error)
 
     def _changed(self, address: IPv6Address, up: bool) -> None:
         name = self._names.get(address)

@@ -104,6 +104,16 @@ def target_status(door: Door, ledger: Ledger) -> TargetStatus:
         app_requests=count.get("app_requests", 0),
         verdicts=count.get("verdicts", {}),
         since=door.since,
+        left=door.left,
+    )
+
+
+def target_statuses(targets: Targets, ledger: Ledger) -> tuple[TargetStatus, ...]:
+    """Those that are redirected, then those that were left and have open connections yet."""
+    left = (target_status(door, ledger) for door in targets.left())
+    return (
+        *(target_status(door, ledger) for door in targets.doors()),
+        *(target for target in left if target.open),
     )
 
 

@@ -107,7 +107,7 @@ class Agent:
         )
         self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
         self._ledger = Ledger()
-        self._targets = targets = Targets(signs, workers, state)
+        self._targets = targets = Targets(signs, workers, state, orders.book)
         self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
         undo.callback(sessions.close)
         undo.push_async_callback(sessions.goodbye)
@@ -187,8 +187,8 @@ class Agent:
                 self._feed.need(message)
             case Counters():
                 self._ledger.take(message)
-            case Drained(number):
-                self._targets.drained(number)
+            case Drained(number, times):
+                self._targets.drained(number, times)
             case Full(full):
                 self._targets.worker_full(full=full)
             case NotTaken(number):

@@ -15,15 +15,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tpnet.agent import reconcile
-from tpnet.agent.namespace import Door, LiveNamespace, open_namespace, probe
+from tpnet.agent.namespace import Door, LiveNamespace, open_namespace, probe, resolve
 from tpnet.agent.status import counted_name
 from tpnet.model import NotThere, TpnetError
 from tpnet.model.codec import encode
-from tpnet.proxy.channel import AddTarget, RemoveTarget, SetRules
+from tpnet.proxy.channel import AddTarget, Finish, RemoveTarget, SetNode, SetRules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Mapping
 
+    from tpnet.agent.book import Book
     from tpnet.agent.reconcile import Wanted
     from tpnet.agent.state import StateFile
     from tpnet.agent.workers import Workers
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-GRACE = 30.0
-"""Seconds that a target's open connections have to finish once it is given back."""
-LATE = 8.0
-"""Seconds after the grace until a worker that has not reported the end is not waited for any more."""
+LATE = 3.0
+"""Seconds after those for open connections until a worker that has not ended them is not waited for any more."""
 AGAIN = 1.0
 """Seconds until a target that the worker had no room for is handed to it again."""
 LINGER = 1.0
@@ -51,9 +50,11 @@ class Targets:
     there before the first target is raised.
     """
 
-    def __init__(self, signs: Signs, workers: Workers, state: StateFile) -> None:
+    def __init__(self, signs: Signs, workers: Workers, state: StateFile, book: Book) -> None:
         self.program: Program | None = None
         self._signs = signs
+        self._book = book
+        self._node: tuple[str, ...] = ()
         self._workers = workers
         self._state = state
         self._numbers = itertools.count(1)
@@ -61,9 +62,6 @@ class Targets:
         self._namespaces: dict[str, LiveNamespace] = {}
         self._leaving: set[LiveNamespace] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._drains: set[asyncio.Task[None]] = set()
-        self.grace = GRACE
-        self.linger = LINGER
         self.failures: dict[TargetKey, TpnetError] = {}
         self._full = False
 
@@ -72,6 +70,14 @@ class Targets:
     def doors(self) -> list[Door]:
         """Every target that is raised."""
         return [door for namespace in self._namespaces.values() for door in namespace.doors.values()]
+
+    def left(self) -> list[Door]:
+        """Every target that nobody wants any more, and whose connections have yet to end."""
+        return [
+            door
+            for namespace in (*self._namespaces.values(), *self._leaving)
+            for door in namespace.left.values()
+        ]
 
     def door(self, key: TargetKey) -> Door | None:
         """A target that is raised."""
@@ -86,7 +92,7 @@ class Targets:
         return None
 
     def netns_of(self, number: int) -> NetNs | None:
-        """The namespace of a target that the worker knows by number, or that drains there."""
+        """The namespace of a target that the worker knows by number, be it one that was left."""
         for namespace in (*self._namespaces.values(), *self._leaving):
             if namespace.has(number):
                 return namespace.netns
@@ -135,22 +141,48 @@ class Targets:
             _log.info("%s:%d is redirected", *key)
 
     async def _raise(self, key: TargetKey) -> None:
+        """Redirect a port. One that was left, and has connections yet, is taken up again as the same target."""
         name, port = key
-        namespace = self._namespaces.get(name)
-        if namespace is None:
-            assert self.program is not None, "the agent has started"
-            namespace = await asyncio.to_thread(open_namespace, name, self.program, self._signs, self._state)
-            self._namespaces[name] = namespace
-        listener = await asyncio.to_thread(namespace.redirect.add, port)
-        try:
-            await asyncio.to_thread(probe, namespace, port, listener)
-        except BaseException:
-            namespace.redirect.remove(port)
-            raise
-        door = Door(next(self._numbers), key, namespace, listener)
+        namespace = await self._enter(name)
+        door = _still_left(namespace, port)
+        if door is not None and door.accepts:
+            door.take_up(door.listener)
+        else:
+            listener = await asyncio.to_thread(namespace.redirect.add, port)
+            try:
+                await asyncio.to_thread(probe, namespace, port, listener)
+            except BaseException:
+                namespace.redirect.remove(port)
+                raise
+            door = _still_left(namespace, port)  # its last connection may have ended meanwhile
+            if door is None:
+                door = Door(next(self._numbers), key, namespace, listener)
+            else:
+                door.take_up(listener)
+            self._hand_over(door)
+        namespace.left.pop(port, None)
         namespace.doors[port] = door
-        self._hand_over(door)
         self._mirror(namespace)
+
+    async def _enter(self, name: str) -> LiveNamespace:
+        """The namespace of that name, which may be here already, under this name or another."""
+        namespace = self._namespaces.get(name)
+        if namespace is not None:
+            return namespace
+        target = await asyncio.to_thread(resolve, name)
+        for one in self._leaving:
+            if one.netns.key == target.netns.key:
+                self._leaving.discard(one)
+                one.rename(target)
+                namespace = one
+                break
+        else:
+            assert self.program is not None, "the agent has started"
+            namespace = await asyncio.to_thread(
+                open_namespace, target, self.program, self._signs, self._state
+            )
+        self._namespaces[name] = namespace
+        return namespace
 
     def _set_rules(self, key: TargetKey, rules: Wanted) -> None:
         door = self.door(key)
@@ -160,55 +192,50 @@ class Targets:
 
     def _tell_rules(self, door: Door) -> None:
         rules = [encode(replace(intercept, name=counted_name(intercept))) for intercept in door.rules]
-        self._workers.send(SetRules(door.number, rules))
+        self._workers.send(SetRules(door.number, rules, list(self._book.probes(door.key))))
 
     def _keep(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """A task that is referred to until it is done."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(self._drains.discard)
         return task
 
     # Back to the app.
 
     def _lower(self, key: TargetKey) -> None:
-        """New connections reach the app from here on; open ones end in their own time, in the background."""
+        """New connections reach the app from here on; open ones go on to the app, for as long as they live."""
         namespace = self._namespaces[key[0]]
-        door = namespace.doors.pop(key[1])
-        namespace.redirect.remove(door.port)
-        self._workers.send(SetRules(door.number, []))
-        self._drain(namespace, door, self.linger, self.grace)
+        self._leave(namespace, namespace.doors[key[1]])
         _log.info("%s:%d is back with its app", *key)
 
-    def _drain(self, namespace: LiveNamespace, door: Door, linger: float, grace: float) -> None:
-        drained = asyncio.Event()
+    def _leave(self, namespace: LiveNamespace, door: Door, *, gone: bool = False) -> None:
+        del namespace.doors[door.port]
+        namespace.left[door.port] = door
+        door.leave()
+        self._workers.send(SetRules(door.number, []))
         if not self._workers.ready:
-            drained.set()
-        namespace.draining[door.number] = drained
-        self._drains.add(self._keep(self._see_out(namespace, door, linger, grace)))
+            door.over.set()
+        door.seen_out = self._keep(self._see_out(namespace, door, gone=gone))
 
-    async def _see_out(self, namespace: LiveNamespace, door: Door, linger: float, grace: float) -> None:
-        drained = namespace.draining[door.number]
-        try:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(linger):  # the worker may die meanwhile
-                    await drained.wait()
-            self._workers.send(RemoveTarget(door.number, grace))
-            async with asyncio.timeout(grace + LATE):
-                await drained.wait()
-        except TimeoutError:
-            _log.warning("the worker has not let go of %s:%d", *door.key)
-        finally:
-            namespace.draining.pop(door.number, None)
+    async def _see_out(self, namespace: LiveNamespace, door: Door, *, gone: bool) -> None:
+        """Wait until the last connection of a target has ended. Cancelled when it is taken up again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if gone else LINGER):  # the worker may die meanwhile
+                await door.over.wait()
+        door.accepts = False
+        namespace.redirect.remove(door.port)
+        self._workers.send(RemoveTarget(door.number, door.times, gone))
+        await door.over.wait()
+        del namespace.left[door.port]
         async with self._lock:
             await self._release_empty()
 
-    def drained(self, number: int) -> None:
-        """The worker has no connection of that target any more."""
-        for namespace in (*self._namespaces.values(), *self._leaving):
-            if (event := namespace.draining.get(number)) is not None:
-                event.set()
+    def drained(self, number: int, times: int) -> None:
+        """The worker has no connection any more of a target that was left so many times."""
+        for door in self.left():
+            if door.number == number and door.times == times:
+                door.over.set()
 
     async def _release_empty(self) -> None:
         """Undo what was changed in namespaces that nothing is left in. Under the lock."""
@@ -223,15 +250,15 @@ class Targets:
 
     async def close(self, seconds: float) -> None:
         """Give everything back, with ``seconds`` for open connections; then undo every change."""
-        self.grace, self.linger = seconds, min(self.linger, seconds / 10)
         await self.reconcile(dict)
-        if self._drains:
-            await asyncio.wait(self._drains, timeout=seconds + 1.0)
-        for task in list(self._drains):
-            task.cancel()
-        await asyncio.gather(*self._drains, return_exceptions=True)
-        async with self._lock:
-            await self._release_empty()
+        self._workers.send(Finish(seconds))
+        leaving = [door.seen_out for door in self.left() if door.seen_out is not None]
+        if leaving:
+            await asyncio.wait(leaving, timeout=seconds + LATE)
+        for door in self.left():
+            _log.warning("the worker has not let go of %s:%d", *door.key)
+            door.over.set()
+        await asyncio.gather(*leaving)
 
     # The worker comes and goes.
 
@@ -243,15 +270,15 @@ class Targets:
         self._full = False
         for door in self.doors():
             door.disable("the worker is being restarted")
-        for namespace in (*self._namespaces.values(), *self._leaving):
-            for event in namespace.draining.values():
-                event.set()
+        for door in self.left():
+            door.over.set()
         if pause > LINGER / 2:
             for door in self.doors():
                 door.turn_away()
 
     def worker_ready(self) -> None:
         """Hand everything to a new worker, and redirect again."""
+        self._workers.send(SetNode(list(self._node)))
         for door in self.doors():
             self._hand_over(door)
         self.mirror()
@@ -265,6 +292,12 @@ class Targets:
         for door in self.doors():
             if door.number == number:
                 self._hand_over(door)
+
+    def set_node(self, addresses: Iterable[str]) -> None:
+        """The addresses of the node itself, from which its kubelet probes."""
+        if (node := tuple(addresses)) != self._node:
+            self._node = node
+            self._workers.send(SetNode(list(node)))
 
     def worker_full(self, *, full: bool) -> None:
         """The worker has no file descriptors left for more clients: they go to the apps until it has again."""
@@ -322,6 +355,8 @@ class Targets:
 
     def look_for_the_vanished(self) -> None:
         """Let go of namespaces whose name stands for them no longer; once a second."""
+        if self._lock.locked():
+            return  # one of them may be about to get another port: look again in a second
         for name, namespace in list(self._namespaces.items()):
             if namespace.target.alive():
                 continue
@@ -330,6 +365,17 @@ class Targets:
             self._leaving.add(namespace)
             for door in list(namespace.doors.values()):
                 self.failures[door.key] = NotThere(f"{name} is gone.")
-                namespace.redirect.remove(door.port)
-                self._drain(namespace, door, 0.0, 0.0)
-            namespace.doors.clear()
+                self._leave(namespace, door, gone=True)
+
+
+def _still_left(namespace: LiveNamespace, port: int) -> Door | None:
+    """The target of a port that was left, if the worker may have a connection of it; what has ended is tidied away."""
+    door = namespace.left.get(port)
+    if door is None or not door.over.is_set():
+        return door
+    del namespace.left[port]
+    if door.seen_out is not None:
+        door.seen_out.cancel()
+    if door.accepts:
+        namespace.redirect.remove(port)
+    return None

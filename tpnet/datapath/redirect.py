@@ -38,6 +38,10 @@ LOCK_NAME = "tpnet-redirect"
 """The abstract Unix socket in a target's namespace that says: an agent redirects here. It vanishes with its
 holder."""
 
+KEEPALIVE = {socket.TCP_KEEPIDLE: 40, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 10}
+"""The keepalive of accepted sockets, in seconds and probes: a client whose kernel answers none of ten probes is gone.
+The app cannot find that out by a keepalive of its own, since that speaks to us."""
+
 _IP_FREEBIND = 15
 _BACKLOG = 4096
 _PROBE_PORT = 80
@@ -57,10 +61,10 @@ class Redirect(Protocol):
     def add(self, port: int) -> socket.socket:
         """Make the listener for a port. Nothing is redirected yet.
 
-        The listener is the caller's to use and stays the redirect's to close. Accepted sockets keep the
-        address that the client called as their local address, send at once (TCP_NODELAY), and are reset, not
-        ended, if their process dies (SO_LINGER 0). Raises ``Conflict`` when the port was added before,
-        ``TpnetError``.
+        The listener is the caller's to use and stays the redirect's to close. Accepted sockets keep the address that
+        the client called as their local address, send at once (TCP_NODELAY), are reset, not ended, if their process
+        dies (SO_LINGER 0), and find out whether their client is gone (``KEEPALIVE``). Raises ``Conflict`` when the
+        port was added before, ``TpnetError``.
         """
 
     def entrust(self, port: int) -> int:
@@ -239,6 +243,9 @@ def make_listener(netns: NetNs) -> socket.socket:
     listener.setblocking(False)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
     # Accepted sockets hold the app's port (__inet_inherit_port); with this they do not keep an app that
     # restarts, and sets it too, from binding it.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -2,9 +2,10 @@
 
 A conversation takes one client connection's bytes, sends every request to the side the rules pick, and answers
 in order. The worker (``tpnet.proxy``) makes one ``Conversation`` per client connection, tells it what arrives, and does
-what it answers. No I/O, no clock, no threads here. Bytes go on exactly as they came: every ``SEND`` carries a
+what it commands. No I/O, no clock, no threads here. Bytes go on exactly as they came: every ``SEND`` carries a
 slice of what was received (the very object, when a read holds one message), never anything made anew. The
-only bytes of our own are the short 400 and 502 answers.
+only bytes of our own are the short 400 and 502 responses, and the mark of ``finish``. An upgrade to a protocol that
+carries requests is left out of what a session gets.
 
 Sides
     ``APP`` (``None``) is the app; any other key comes from a ``Verdict``. A side is a connection upstream; one
@@ -31,9 +32,12 @@ Inputs (each returns the commands to carry out, in order; possibly none)
         ``delivered=False``: surely nothing reached the other end. A client that resets ends the conversation:
         no input, the driver resets every side.
     ``undecided_timeout()``
-        Ten seconds without a complete first line.
+        ``undecided`` for ten seconds.
     ``release_held()``
         About 0.1 s after ``holding`` became true (see there).
+    ``finish(mark=...)``
+        The driver wants to end. Each connection's next response that has not begun is its last: with ``mark``,
+        it gets ``Connection: close``. Commands nothing; between messages the next request is waited for.
     ``client_spliced(n)``, ``upstream_spliced(side, n)``
         ``n`` bytes have been moved unseen, at most as many as were allowed.
 
@@ -47,9 +51,11 @@ State
     ``over``
         ``CLOSE_CLIENT`` or ``RESET_CLIENT`` has been given; all further inputs return nothing.
     ``undecided``
-        No complete first line yet, nothing pinned.
+        The client has sent bytes, and they tell no protocol yet. Look after each ``client_data``. (A client that
+        has sent none may go on so for ever.)
     ``idle``
-        Between messages, nothing outstanding, nothing held: a good moment to close.
+        Between messages, nothing outstanding, nothing held: a good moment to close. While a session owes
+        responses the app's connection owes nothing: let go of it at any time, without a word.
     ``holding``
         A chunked request to a session is held back until its end, ``KEEP`` bytes or ``release_held()``, so
         that a short one with broken framing never reaches the session at all. A request with ``Expect`` is
@@ -57,7 +63,7 @@ State
     ``client_splice``
         ``(side, n)``: the next ``n`` bytes from the client may be moved to the side unseen; or ``None``.
     ``upstream_splice(side)``
-        How many bytes from the side may be moved to the client unseen; 0 for none. Of an answer that ends
+        How many bytes from the side may be moved to the client unseen; 0 for none. Of a response that ends
         with the connection, a huge number: move until end of file, then ``upstream_eof``.
 
 Commands
@@ -66,22 +72,24 @@ Commands
     ``(SHUT, side)``            half-close towards the side after all that was sent; ignore it if not open.
     ``(SHUT_CLIENT,)``          half-close towards the client after all that was sent.
     ``(CLOSE_CLIENT,)``         the end, in an orderly way: let all have what was sent, then close all;
-                                read and drop what the client still sends, lest a reset destroy the answer.
+                                read and drop what the client still sends, lest a reset destroy the response.
     ``(RESET_CLIENT,)``         the end: reset the client and every side.
     ``(RESET, side)``           break that side off, forget it; ignored if not open. A later SEND dials anew.
     ``(PIN, side)``             an opaque pipe client <-> side from now on; let go of all other sides. What is
-                                to reach either end before comes in commands before; so does a half-close.
+                                to reach either end before comes in commands before; so does a half-close. The
+                                side is open, or has been sent something.
 
 Order. Requests to one side are pipelined through. A request to another side than the one that owes answers
-waits until they are complete. Nothing follows an upgrade or a CONNECT until it is answered: 101 (or 2xx to
-CONNECT) pins, a refused CONNECT closes (RFC 9931). ``Connection: close``, HTTP/1.0 without keep-alive: what
-follows is dropped.
+waits until they are complete, and so does what cannot be routed while a session owes some: then it is pinned to
+the app. Nothing follows an upgrade or a CONNECT until it is answered: 101 (or 2xx to CONNECT) pins, a refused
+CONNECT closes (RFC 9931), and so does a refused upgrade that something has followed. ``Connection: close``,
+HTTP/1.0 without keep-alive: what follows is dropped.
 
-Trust. The app's answers are trusted: if they cannot be followed, the connection is pinned to it. A session's
+Trust. The app's responses are trusted: if they cannot be followed, the connection is pinned to it. A session's
 are not: misframed or surplus bytes never reach the client, whose connection ends.
 
 Failure of a session's end: unanswered requests go to the app if the verdict allows it and nothing was
-delivered, or the method is idempotent and all of it was kept. Otherwise 502, or ``RESET_CLIENT`` if an answer
+delivered, or the method is idempotent and all of it was kept. Otherwise 502, or ``RESET_CLIENT`` if a response
 had begun.
 """
 
@@ -131,6 +139,10 @@ Commands = Sequence[Command]
 
 class Observer(Protocol):
     """Is told what is decided, and what becomes of a matched request later."""
+
+    @property
+    def guarding(self) -> bool:
+        """Whether any rule stands. If not, nothing can be smuggled to anybody, and nothing is refused."""
 
     def on_verdict(self, verdict: Verdict, /) -> None:
         """A verdict falls."""
@@ -188,6 +200,9 @@ class Conversation(Protocol):
 
     def client_spliced(self, count: int) -> Commands:
         """``count`` bytes of a body went to its side unseen."""
+
+    def finish(self, *, mark: bool) -> None:
+        """End after the next response that has not begun; with ``mark``, that response says so."""
 
     def release_held(self) -> Commands:
         """``holding`` has lasted long enough."""

@@ -51,3 +51,6 @@ class Verdict(NamedTuple):
 
 TO_APP: Final = Verdict(Outcome.FORWARD)
 """The usual one: no rule takes the request."""
+
+OF_KUBELET: Final = Verdict(Outcome.APP, reason="it is a probe of the kubelet")
+"""Probes and lifecycle hooks are the app's: who answers them in its place has its container killed."""

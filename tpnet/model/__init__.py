@@ -9,13 +9,23 @@ from tpnet.model.kinds import (
     EndpointReport,
     InterceptReport,
     InterceptSpec,
+    MissedReport,
     NodeAgentSpec,
     NodeReport,
     SessionSpec,
     TargetKind,
     TargetRef,
 )
-from tpnet.model.objects import HeaderRule, Intercept, OnFailure, PathKind, PathRule, Session
+from tpnet.model.objects import (
+    CONNECT_SECONDS,
+    MAX_CONNECT_SECONDS,
+    HeaderRule,
+    Intercept,
+    OnFailure,
+    PathKind,
+    PathRule,
+    Session,
+)
 from tpnet.model.status import (
     AgentStatus,
     ExplainStep,
@@ -29,7 +39,9 @@ from tpnet.model.status import (
 )
 
 __all__ = [
+    "CONNECT_SECONDS",
     "LOCALHOST",
+    "MAX_CONNECT_SECONDS",
     "About",
     "AgentStatus",
     "Condition",
@@ -45,6 +57,7 @@ __all__ = [
     "InterceptSpec",
     "InterceptStatus",
     "InvalidInput",
+    "MissedReport",
     "NodeAgentSpec",
     "NodeReport",
     "NotThere",

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from tpnet.model.about import About
-from tpnet.model.objects import HeaderRule, OnFailure, PathRule
+from tpnet.model.objects import CONNECT_SECONDS, MAX_CONNECT_SECONDS, HeaderRule, OnFailure, PathRule
 
 MAX_HEADER_RULES = 32
 """Header rules of one intercept."""
@@ -22,6 +22,7 @@ _NAME = 253  # a DNS subdomain
 _MESSAGE = 1024
 _ENDPOINTS = 1000  # of one node, in one status
 _NODES = 5000
+_REASONS = 32
 
 
 class TargetKind(StrEnum):
@@ -114,6 +115,15 @@ class InterceptSpec:
             maximum=65535,
         ),
     ] = None
+    connect_timeout_seconds: Annotated[
+        int,
+        About(
+            "How long a matched request waits for the developer's process to be connected, in seconds, while the session "
+            "answers. After that on_failure says what becomes of it. It never changes.",
+            minimum=1,
+            maximum=MAX_CONNECT_SECONDS,
+        ),
+    ] = CONNECT_SECONDS
     on_failure: Annotated[
         OnFailure,
         About(
@@ -139,6 +149,14 @@ class EndpointReport:
 
 
 @dataclass(frozen=True, slots=True)
+class MissedReport:
+    """How many matched requests did not reach their session, for one reason."""
+
+    reason: Annotated[str, About("Why, in a few words.", min_length=1, max_length=_NAME)]
+    count: Annotated[int, About("How many.", minimum=0)]
+
+
+@dataclass(frozen=True, slots=True)
 class NodeReport:
     """One node's part of an intercept. Only the agent of that node can write it."""
 
@@ -156,6 +174,15 @@ class NodeReport:
         int, About("How many requests this node has sent to the session; it lags by half a minute.")
     ] = 0
     last_hit: Annotated[str, About("When it last sent one.", format="date-time")] = ""
+    missed: Annotated[
+        tuple[MissedReport, ...],
+        About(
+            "Matched requests of this node that did not reach the session, by reason: the app answered them, or they "
+            "got a 502; it lags by half a minute.",
+            max_items=_REASONS,
+            key="reason",
+        ),
+    ] = ()
     message: Annotated[
         str, About("What is wrong on this node, as a sentence; empty when all is well.", max_length=_MESSAGE)
     ] = ""

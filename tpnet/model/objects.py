@@ -11,6 +11,9 @@ from typing import Annotated
 
 from tpnet.model.about import About
 
+CONNECT_SECONDS, MAX_CONNECT_SECONDS = 10, 300
+"""How long a matched request waits for the developer's process to be connected: where nothing is said, and at most."""
+
 
 class PathKind(StrEnum):
     """How a path rule compares with the raw path of a request, its query left out."""
@@ -74,6 +77,8 @@ class Intercept:
     computer, as shown to people. ``tunnel_port`` is the TCP port at the session's tunnel address where its requests
     are taken. ``created`` is in Unix seconds and ``serial`` counts creations; the older of two has the lower serial.
     ``targets`` are the canonical names (``Target.name``) that ``target``, the user's own text, stood for.
+    ``connect_timeout``: seconds that a matched request waits for the handler to be connected while the session's
+    heartbeat is heard.
     """
 
     name: str
@@ -89,6 +94,7 @@ class Intercept:
     on_failure: OnFailure = OnFailure.APP
     created: float = 0.0
     serial: int = 0
+    connect_timeout: int = CONNECT_SECONDS
 
     @property
     def is_global(self) -> bool:

@@ -35,7 +35,8 @@ class TargetStatus:
 
     ``ready`` is whether new connections are redirected at this moment; ``reason`` says why not.
     ``open`` counts client connections that the workers hold. ``verdicts`` counts requests by verdict letter
-    (F A P R B, plus ``F:app`` for requests that no intercept took).
+    (F A P R B, plus ``F:app`` for requests that no intercept took). ``left``: no intercept stands there any more, and
+    ``open`` connections that came while one did still pass through.
     """
 
     name: str
@@ -49,6 +50,7 @@ class TargetStatus:
     app_requests: int = 0
     verdicts: dict[str, int] = field(default_factory=dict)
     since: float = 0.0
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,10 @@ class InterceptStatus:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """A session as the agent sees it. Times in seconds; ``rtt_ms`` is the tunnel's round trip, 0 while unknown."""
+    """A session as the agent sees it. Times in seconds; ``rtt_ms`` is the tunnel's round trip, 0 while unknown.
+
+    ``mtu``: bytes of the largest packet that passes through the tunnel; 0 when only the smallest do.
+    """
 
     name: str
     user: str

@@ -23,14 +23,20 @@ if TYPE_CHECKING:
 
 ACCEPTS = 4
 """Clients accepted in one round of the loop, so that open connections get their turn."""
+_BACKLOG = 4096
+"""Clients that may wait to be accepted, at most. SYNs beyond that are lost, and sent again after a second."""
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _MAPPED = "::ffff:"
 
 
 class Acceptor:
-    """A listener. ``serve(sock, peer)`` takes each client, and says whether more may come at once."""
+    """A listener.
 
-    __slots__ = ("_context", "_count", "_listener", "_listening", "_open", "_port", "_serve")
+    ``serve(sock, peer)`` takes each client, and says whether more may come at once; ``decline()`` leaves new ones to the
+    app until there is room.
+    """
+
+    __slots__ = ("_context", "_count", "_decline", "_listener", "_listening", "_open", "_port", "_serve")
 
     def __init__(
         self,
@@ -39,6 +45,7 @@ class Acceptor:
         port: int,
         count: TargetCount,
         serve: Callable[[Socket, Peer], bool],
+        decline: Callable[[], None],
     ) -> None:
         """``port`` is the target's: clients of any other have found the listener by themselves."""
         self._context = context
@@ -47,8 +54,10 @@ class Acceptor:
         self._open = True
         self._port = port
         self._serve = serve
+        self._decline = decline
         # Accepted sockets inherit it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.listen(min(_BACKLOG, context.queue))
         context.loop.add(listener.fileno(), IN, self.on_events)
         self._listening = True
 
@@ -56,11 +65,8 @@ class Acceptor:
         """Clients have come."""
         context = self._context
         for _ in range(ACCEPTS):
-            if context.loop.sockets >= context.full_at:
-                context.set_full()
-                if context.loop.sockets >= context.most_sockets:
-                    self._ran_out()
-                    return
+            if context.loop.sockets >= context.full_at and not self._make_way():
+                return
             try:
                 fd, address = self._listener._accept()  # type: ignore[attr-defined] # noqa: SLF001
             except BlockingIOError:
@@ -72,6 +78,20 @@ class Acceptor:
                     return
                 continue  # that client is gone already
             self._accepted(Socket(self._listener.family, socket.SOCK_STREAM, 0, fd), address)
+
+    def _make_way(self) -> bool:
+        """Descriptors run low. Who has more clients than others leaves new ones to its app; ``False``: take none now."""
+        context = self._context
+        if context.loop.sockets >= context.most_sockets:
+            context.set_full()
+            self._ran_out()
+            return False
+        more = context.takes_more_than_others(self._count)
+        if more > 0:
+            self._decline()
+        elif not more:
+            context.set_full()
+        return True
 
     def _accepted(self, sock: Socket, address: Address) -> None:
         try:

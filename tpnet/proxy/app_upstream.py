@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tpnet.http.conversation import APP
+from tpnet.kernel.signs import Level
 from tpnet.proxy.lingering import close_upstream
 from tpnet.proxy.loop import OUT
 from tpnet.proxy.stream import Stream
@@ -24,8 +25,6 @@ class AppUpstream:
     __slots__ = ("_dialler", "_peer", "owner", "stream")
 
     side = APP
-    kept = False
-    """An app may have few connections, or one: an idle one must not keep its other clients waiting."""
 
     def __init__(self, owner: Owner, dialler: AppDialler, peer: Peer) -> None:
         self.owner = owner
@@ -33,24 +32,27 @@ class AppUpstream:
         self._dialler = dialler
         self._peer = peer
 
+    @property
+    def kept(self) -> bool:
+        """An app may have few connections, or one: an idle one must not keep its other clients waiting.
+
+        Where sockets to dial it again with run low, and nobody makes more, it is kept all the same.
+        """
+        low = self._dialler.pool(self._peer).level < Level.SERVES
+        return low and not self.stream.connecting and not self.owner.context.supplied
+
     def dial(self) -> None:
         """See ``Upstream.dial``. Without a prepared socket, wait for one."""
         sock = self._dialler.pool(self._peer).take()
         if sock is not None:
             self._connect(sock)
         else:
-            self._dialler.wait(self, self._peer)
+            self._dialler.pool(self._peer).wait(self)
 
     def given(self, sock: Socket) -> None:
         """Here is a prepared socket that was waited for."""
-        self.owner.context.waiting.discard(self)
         self._connect(sock)
         self.owner.settle()
-
-    def not_given(self) -> None:
-        """No prepared socket came in time."""
-        self._dialler.count.reasons["no prepared socket"] += 1
-        self.owner.abort()
 
     def _connect(self, sock: Socket) -> None:
         established = self._dialler.dial(sock, self._peer)
@@ -89,7 +91,6 @@ class AppUpstream:
         """See ``Upstream.close``."""
         context, stream = self.owner.context, self.stream
         if not stream.attached:
-            context.waiting.discard(self)
             self._dialler.pool(self._peer).waiting.pop(self, None)
         elif stream.connecting:
             self._dialler.dialled(stream.sock)

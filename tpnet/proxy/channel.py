@@ -12,9 +12,13 @@ import os
 import socket
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule
+from tpnet.rules.probes import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MAX_FDS = 250
 """File descriptors in one message; the kernel's SCM_MAX_FD is 253."""
@@ -40,9 +44,9 @@ class TakeSigns:
 
 @dataclass(frozen=True, slots=True)
 class AddTarget:
-    """Start to accept for a target. Descriptors: the listener, then the bypass map.
+    """Start to accept for a target; again for one that was removed and is not drained, whose connections stay.
 
-    ``place``: where its levels are among the signs of life; 0 for none.
+    Descriptors: the listener, then the bypass map. ``place``: where its levels are among the signs of life; 0 for none.
     """
 
     target: int
@@ -54,10 +58,21 @@ class AddTarget:
 
 @dataclass(frozen=True, slots=True)
 class SetRules:
-    """The whole rule set of a target. ``intercepts`` as ``tpnet.model.codec.encode`` gives them."""
+    """The whole rule set of a target. ``intercepts`` as ``tpnet.model.codec.encode`` gives them.
+
+    ``probes``: the kubelet's requests to it, which are the app's whatever the rules say.
+    """
 
     target: int
     intercepts: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class SetNode:
+    """The addresses of the node itself: of its kubelet, among others."""
+
+    addresses: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +102,22 @@ class Sockets:
 
 @dataclass(frozen=True, slots=True)
 class RemoveTarget:
-    """Stop accepting for a target, and let its connections end within ``grace`` seconds."""
+    """Stop accepting for a target. Its connections live on; ``Drained`` says when the last one has ended.
+
+    ``times`` is said again there: how often the target was removed, this time included. ``gone``: what is redirected
+    there has gone, as far as anybody can tell.
+    """
 
     target: int
-    grace: float
+    times: int
+    gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The agent ends: let every connection of every target end within ``seconds``."""
+
+    seconds: float
 
 
 # Worker to supervisor.
@@ -135,9 +162,10 @@ class NotTaken:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """A removed target has no connection left in this worker."""
+    """A target that was removed so many ``times`` has no connection left in this worker, which has forgotten it."""
 
     target: int
+    times: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +184,12 @@ Message = (
     TakeSigns
     | AddTarget
     | SetRules
+    | SetNode
     | SetSession
     | DropSession
     | Sockets
     | RemoveTarget
+    | Finish
     | Ready
     | NeedSockets
     | AppRefused
@@ -174,10 +204,12 @@ _KINDS: dict[str, type[Any]] = {
         TakeSigns,
         AddTarget,
         SetRules,
+        SetNode,
         SetSession,
         DropSession,
         Sockets,
         RemoveTarget,
+        Finish,
         Ready,
         NeedSockets,
         AppRefused,
@@ -210,6 +242,12 @@ def intercept_of(data: dict[str, Any]) -> Intercept:
         "on_failure": OnFailure(data["on_failure"]),
     }
     return Intercept(**(data | more))
+
+
+def probe_of(data: Sequence[Any]) -> Probe:
+    """A probe of ``SetRules``."""
+    path, headers = data
+    return Probe(path, tuple((name, value) for name, value in headers))
 
 
 def pair() -> tuple[socket.socket, socket.socket]:

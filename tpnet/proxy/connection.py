@@ -49,8 +49,7 @@ class Connection:
     """A client, and its upstreams: to the app, and to sessions."""
 
     __slots__ = (
-        "_home", "_peer", "_to_dial", "busy", "calm", "client", "closing", "context", "done", "idle_since", "mover",
-        "upstreams",
+        "_home", "_peer", "_to_dial", "calm", "client", "closing", "context", "done", "mover", "upstreams",
     )  # fmt: skip
 
     mover: Mover
@@ -62,8 +61,6 @@ class Connection:
         self.calm = True
         self.closing = False
         self.done = False
-        self.busy = True
-        self.idle_since = 0.0  # the drain's
         self._home = home
         self._peer = peer
         self._to_dial: list[Upstream] | None = None
@@ -71,7 +68,7 @@ class Connection:
     def start(self, sock: Socket) -> None:
         """Here is the client: dial the app, which may be the one to speak first, and read from both."""
         router = self._home.router
-        self.mover = dialogue = Dialogue(self, Conversation(router.decide, router))
+        self.mover = dialogue = Dialogue(self, Conversation(router.decider(self._peer.source[0]), router))
         self.client.attach(sock, dialogue.on_client)
         self.upstreams[APP] = app = AppUpstream(self, self._home.dialler, self._peer)
         app.dial()
@@ -162,6 +159,12 @@ class Connection:
     def idle(self) -> bool:
         """Whether it is between messages, with nothing on the way."""
         return self.calm and self.mover.idle
+
+    @property
+    def forsaken(self) -> bool:
+        """Whether no app has an end of it."""
+        app = self.upstreams.get(APP)
+        return app is None or app.stream.ended
 
     # The end.
 

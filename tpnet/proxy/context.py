@@ -8,6 +8,7 @@ from __future__ import annotations
 from operator import methodcaller
 from typing import TYPE_CHECKING
 
+from tpnet.kernel.signs import SUPERVISOR, SUPERVISOR_SECONDS
 from tpnet.proxy.channel import Full, Message, NeedSockets, Purpose
 from tpnet.proxy.counters import Book
 from tpnet.proxy.loop import Deadlines, Loop
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tpnet.kernel.signs import Level, Signs
+    from tpnet.proxy.counters import TargetCount
     from tpnet.proxy.sessions import SessionState
 
 UNDECIDED = 10.0
@@ -28,16 +30,15 @@ LINGER = 2.0
 """Seconds that a client may go on sending after its connection was closed in an orderly way."""
 HOLD = 0.1
 """Seconds that a conversation may hold a chunked request back (``Conversation.holding``)."""
-WAIT = 5.0
-"""Seconds that an accepted client waits for a prepared socket."""
 RETRY = 0.1
 """Seconds until accepting is tried again after descriptors ran out."""
 MOST = 512
 """Prepared sockets asked for ahead, of one kind, at most; and no more than a 16th of the descriptors."""
 _RESERVE = 320
 """Descriptors kept free for messages (up to 253 at once), pipes and files."""
-_EARLY = 256
-"""Sockets before the last one at which the supervisor is told: clients that come until it acts need room too."""
+_EARLY = 8192
+"""Descriptors before the last one from which on new clients are left to the apps; an eighth of all at most. Those that
+the kernel has queued for us by then need room too, two for each."""
 
 
 class Context:
@@ -45,8 +46,8 @@ class Context:
 
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
-        "most_sockets", "paused",
-        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided", "waiting",
+        "most_sockets", "node", "paused",
+        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
@@ -62,15 +63,26 @@ class Context:
         self.most_sockets = file_limit - self._reserve
         self.full_at = self.most_sockets - min(_EARLY, self.most_sockets // 8)
         self.full = False
+        self.node: frozenset[str] = frozenset()  # its own addresses
         # Connections without a first line; sides that connect, or wait for a status byte; clients that close.
         self.removed: list[int] = []
         self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)
         self.connecting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
         self.awaiting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
         self.lingering = Deadlines(loop, LINGER, methodcaller("finish"), near=False)
-        self.waiting = Deadlines(loop, WAIT, methodcaller("not_given"), near=False)
         self.holding = Deadlines(loop, HOLD, methodcaller("release_held"))
         self.paused = Deadlines(loop, RETRY, methodcaller("resume"))
+
+    @property
+    def queue(self) -> int:
+        """Clients that may wait in all to be accepted, so that there is room for each. The kernel lets more try again."""
+        return (self.most_sockets - self.full_at) // 2
+
+    def takes_more_than_others(self, count: TargetCount) -> int:
+        """Whether a target has more clients than the targets have on average: more 1, as many 0, fewer -1."""
+        counts = self.book.targets.values()
+        more = count.open * len(counts) - sum(one.open for one in counts)
+        return (more > 0) - (more < 0)
 
     def set_full(self) -> None:
         """Leave new clients to the apps: at once through memory, and for ``status`` by way of the supervisor."""
@@ -79,8 +91,18 @@ class Context:
 
     def look_for_room(self) -> None:
         """Take new clients again once an eighth of the room is free. Once a second."""
-        if self.full and self.loop.sockets < self.full_at * 7 // 8:
+        if self.full and self.has_room:
             self._set_full(full=False)
+
+    @property
+    def supplied(self) -> bool:
+        """Whether the supervisor, which prepares sockets, gives signs of life."""
+        return self.signs is None or self.loop.now - self.signs.last(SUPERVISOR) < SUPERVISOR_SECONDS
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an eighth of the descriptors is free."""
+        return self.loop.sockets < self.full_at * 7 // 8
 
     def _set_full(self, *, full: bool) -> None:
         self.full = full

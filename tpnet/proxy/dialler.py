@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.proxy.bypass import BypassMap
 from tpnet.proxy.channel import AppRefused, Purpose
+from tpnet.proxy.pool import CROWD
 
 if TYPE_CHECKING:
     from tpnet.kernel.signs import Level
     from tpnet.proxy.channel import AddTarget
     from tpnet.proxy.context import Context
     from tpnet.proxy.counters import TargetCount
-    from tpnet.proxy.pool import SocketPool, Waiting
+    from tpnet.proxy.pool import SocketPool
     from tpnet.proxy.transport import Socket
 
-WAITING = 128
-"""Clients of one family that may wait for a prepared socket; more wait in the kernel's queue."""
 _REFUSED_AGAIN = 0.2
 _ASIDE = {True: "127.116.0.1", False: "100::116"}
 """Where an app that listens on all addresses is called with a client's address: IPv4, IPv6 (RFC 6666, discard-only).
@@ -61,8 +60,8 @@ class AppDialler:
     """The prepared sockets of one target, and what it takes to connect them."""
 
     __slots__ = (
-        "_bypass", "_bypass_fd", "_context", "_keep_source", "_next_port", "_number", "_place", "_pool4", "_pool6",
-        "_port", "_refused_at", "count",
+        "_bypass", "_bypass_fd", "_context", "_declines", "_keep_source", "_next_port", "_number", "_place", "_pool4",
+        "_pool6", "_port", "_refused_at", "count",
     )  # fmt: skip
 
     def __init__(self, context: Context, message: AddTarget, bypass: int | None, count: TargetCount) -> None:
@@ -75,6 +74,7 @@ class AppDialler:
         self._bypass = BypassMap(bypass) if bypass is not None else None
         self._bypass_fd = bypass
         self._refused_at = 0.0
+        self._declines = False
         self._next_port = random.randint(*_PORTS)  # noqa: S311 - only so that two workers begin elsewhere
         self._place = message.place
         self._pool4 = context.pool(Purpose.APP4, message.target, 32, partial(self._tell_level, True))
@@ -86,14 +86,9 @@ class AppDialler:
         """The prepared sockets for a client like this."""
         return self._pool4 if peer.v4 else self._pool6
 
-    def wait(self, waiting: Waiting, peer: Peer) -> None:
-        """Have the next prepared socket given to ``waiting``, in turn."""
-        self.pool(peer).waiting[waiting] = None
-        self._context.waiting.add(waiting)
-
     def crowded(self, peer: Peer) -> bool:
         """Whether so many wait that no more clients like this should be accepted for a moment."""
-        return len(self.pool(peer).waiting) >= WAITING
+        return len(self.pool(peer).waiting) >= CROWD
 
     def add_sockets(self, purpose: Purpose, socks: list[Socket]) -> None:
         """Take prepared sockets."""
@@ -106,6 +101,8 @@ class AppDialler:
 
     def tick(self) -> None:
         """Once a second."""
+        if self._context.has_room:
+            self._decline(declines=False)
         self._pool4.tick()
         self._pool6.tick()
 
@@ -114,9 +111,26 @@ class AppDialler:
         if self._place and self._context.signs is not None:
             self._context.signs.set_level(self._place, level, v4=v4)
 
+    def decline(self) -> None:
+        """Leave new clients to the app until there is room for their sockets."""
+        self._decline(declines=True)
+
+    def _decline(self, *, declines: bool) -> None:
+        if declines != self._declines:
+            self._declines = declines
+            self._pool4.decline(declines=declines)
+            self._pool6.decline(declines=declines)
+
     def expect_no_more(self) -> None:
         """No new clients come: the target's place is soon another's."""
         self._place = 0
+
+    def expect_more(self, place: int) -> None:
+        """New clients come again; the target's place is this one now."""
+        self._place = place
+        self._pool4.decline(declines=self._declines)
+        self._pool6.decline(declines=self._declines)
+        self.refill()
 
     def close(self) -> None:
         """Let go of everything."""

@@ -66,9 +66,8 @@ class Dialogue:
         self._connection = connection
         self._client = connection.client
         self._upstreams = connection.upstreams
-        self._undecided = True
+        self._undecided: bool | None = None  # the client has said nothing
         self.conversation = conversation
-        connection.context.undecided.add(self)
 
     @property
     def reading(self) -> bool:
@@ -85,7 +84,6 @@ class Dialogue:
     def on_client(self, events: int) -> None:
         """See ``Mover.on_client``."""
         client, connection, conversation = self._client, self._connection, self.conversation
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(client, events):
@@ -115,8 +113,8 @@ class Dialogue:
                     connection.calm = False
             else:
                 self._run(commands)
-            if self._undecided and not conversation.undecided:
-                self._decided()
+            if self._undecided is not False:
+                self._look_at_first()
             if conversation.holding:
                 connection.context.holding.add(self)
         elif client.broken:
@@ -125,6 +123,7 @@ class Dialogue:
         else:
             client.ended = True
             connection.calm = False
+            client.probe_soon()
             self._run(conversation.client_eof())
         if not connection.calm or not conversation.reading_client:
             connection.settle()
@@ -132,7 +131,6 @@ class Dialogue:
     def on_upstream(self, upstream: Upstream, events: int) -> None:
         """See ``Mover.on_upstream``."""
         connection, conversation, stream = self._connection, self.conversation, upstream.stream
-        connection.busy = True
         try:
             if events != IN:
                 if not self._ready(stream, events):
@@ -247,6 +245,14 @@ class Dialogue:
         """Its connection is over, or a pipe."""
         self._decided()
         self._connection.context.holding.discard(self)
+
+    def _look_at_first(self) -> None:
+        """The client's first bytes, or more of them while they do not tell the protocol."""
+        if not self.conversation.undecided:
+            self._decided()
+        elif self._undecided is None:
+            self._undecided = True
+            self._connection.context.undecided.add(self)
 
     def _decided(self) -> None:
         self._undecided = False

@@ -1,6 +1,6 @@
-"""A target's open connections, and how they end once it is removed.
+"""A target's open connections, and how they end with the agent.
 
-Must never end a connection in the middle of a message before its grace is over.
+Must never end one for any other reason, nor in the middle of a message before its time is over.
 """
 
 from __future__ import annotations
@@ -11,51 +11,59 @@ if TYPE_CHECKING:
     from tpnet.proxy.connection import Connection
     from tpnet.proxy.lingering import LingeringClose
 
-IDLE = 1.0
-"""Seconds without traffic after which a draining connection counts as idle."""
-LAST = 5.0
-"""Seconds after the grace until what is left is reset."""
+LAST = 1.0
+"""Seconds after those of ``finish`` until what is left is reset: FIN may cross a request."""
+FORSAKEN = 3.0
+"""Seconds after its target has gone until a connection is reset that no app has an end of any more."""
 
 
 class Drain:
     """``connections`` are open, ``closing`` those of clients that are being closed in an orderly way."""
 
-    __slots__ = ("_until", "closing", "connections")
+    __slots__ = ("_forsake_at", "_until", "closing", "connections")
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
         self.closing: set[LingeringClose] = set()
         self._until: float | None = None
+        self._forsake_at: float | None = None
 
     @property
-    def begun(self) -> bool:
-        """Whether the connections are to end."""
-        return self._until is not None
-
-    def begin(self, until: float) -> None:
-        """Let the connections end: idle ones soon, the others at a message's end by ``until``, the rest soon after."""
-        self._until = until
-        for connection in self.connections:
-            connection.busy = True
-
-    def tick(self, now: float) -> bool:
-        """Once a second. Whether it has begun, and all have ended."""
-        until = self._until
-        if until is None:
-            return False
-        for connection in list(self.connections):
-            if now > until + LAST:
-                connection.abort()
-            elif connection.busy:
-                connection.busy = False
-                connection.idle_since = now
-            if (
-                not connection.done
-                and connection.idle
-                and (now - connection.idle_since >= IDLE or now > until)
-            ):
-                connection.end()
-        if now > until + LAST:
-            for closing in list(self.closing):
-                closing.finish()
+    def over(self) -> bool:
+        """Whether none is left."""
         return not self.connections and not self.closing
+
+    def add(self, connection: Connection) -> None:
+        """One more."""
+        self.connections.add(connection)
+
+    def finish(self, until: float) -> None:
+        """The agent ends: let the connections end.
+
+        Each does at its next message's end. Silent ones get FIN at ``until``; what is left soon after it, RST.
+        """
+        self._until = until
+
+    def forsake(self, now: float) -> None:
+        """The target has gone: in a while nothing is waited for that its apps have left."""
+        self._forsake_at = now + FORSAKEN
+
+    def keep(self) -> None:
+        """The target is there again."""
+        self._forsake_at = None
+
+    def tick(self, now: float) -> None:
+        """Once a second."""
+        if (until := self._until) is not None and now >= until:
+            for connection in list(self.connections):
+                if connection.idle:
+                    connection.end()
+                elif now >= until + LAST:
+                    connection.abort()
+            if now >= until + LAST:
+                for closing in list(self.closing):
+                    closing.finish()
+        if self._forsake_at is not None and now >= self._forsake_at:
+            for connection in list(self.connections):
+                if connection.forsaken:
+                    connection.abort()

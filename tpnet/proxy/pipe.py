@@ -51,7 +51,6 @@ class Pipe:
     def _move(self, source: Stream, sink: Stream, events: int) -> None:
         """From ``source`` to ``sink``, as it comes."""
         owner = self._owner
-        owner.busy = True
         try:
             if events != IN and not source.ready(events):
                 owner.settle()

@@ -1,6 +1,8 @@
 """Prepared sockets, which the supervisor makes: asked for ahead of need, handed out, waited for in order.
 
-A worker may make no socket in another namespace. Must never ask for more than ``ask`` lets it.
+A worker may make no socket in another namespace. So it is told with every change how well a pool stands: new clients go
+to the app, without us, as soon as there is nothing to serve them with; who has been accepted waits for as long as it
+takes. Must never ask for more than ``ask`` lets it.
 """
 
 from __future__ import annotations
@@ -16,10 +18,13 @@ if TYPE_CHECKING:
     from tpnet.proxy.loop import Loop
     from tpnet.proxy.transport import Socket
 
-LATE = 0.1
-"""Seconds that somebody may have waited for a socket until new clients are left to the app."""
-ASK_AGAIN = 2.0
+LATE = 0.005
+"""Seconds that who makes sockets may take. When few are left after that, new clients are left to the app."""
+ASK_AGAIN = 1.0
 """Seconds after which a request for sockets that was not answered in full is made again."""
+
+CROWD = 128
+"""Those who may wait; more clients wait in the kernel's queue."""
 
 
 class Waiting(Protocol):
@@ -36,20 +41,9 @@ class SocketPool:
     """
 
     __slots__ = (
-        "_ask",
-        "_asked",
-        "_asked_at",
-        "_least",
-        "_level",
-        "_loop",
-        "_most",
-        "_short_since",
-        "_taken",
-        "_want",
-        "ready",
-        "tell_level",
-        "waiting",
-    )
+        "_ask", "_asked", "_asked_at", "_declines", "_least", "_loop", "_most", "_short_since", "_taken", "_want",
+        "level", "ready", "tell_level", "waiting",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -68,7 +62,8 @@ class SocketPool:
         self._asked = 0
         self._asked_at = 0.0
         self._taken = 0
-        self._level = Level.LOW
+        self._declines = False
+        self.level = Level.LOW
         self._short_since = math.inf
         self.tell_level = tell_level
         self.ready: list[Socket] = []
@@ -87,11 +82,15 @@ class SocketPool:
                     self.refill()
                 self._look()
             return sock
-        self._short_since = min(self._short_since, self._loop.now)
         self._want = min(self._want * 2, self._most)
         self.refill()
         self._look()
         return None
+
+    def wait(self, waiting: Waiting) -> None:
+        """Give ``waiting`` a socket, in turn, when there is one."""
+        self.waiting[waiting] = None
+        self.refill()
 
     def refill(self) -> None:
         """Ask for what is missing, unless that was asked for already."""
@@ -101,10 +100,12 @@ class SocketPool:
             self._asked = 0
         missing = self._want + len(self.waiting) - len(self.ready) - self._asked
         if missing > 0:
+            self._short_since = min(self._short_since, loop.now)
+            if not self._asked:
+                self._asked_at = loop.now
             asked = self._ask(missing)
             loop.sockets += asked  # they need room from now on
             self._asked += asked
-            self._asked_at = loop.now
 
     def add(self, socks: list[Socket]) -> None:
         """Take what the supervisor prepared; those who wait for one are served first, in their order."""
@@ -117,14 +118,17 @@ class SocketPool:
             del self.waiting[waiting]
             self._loop.sockets -= 1
             waiting.given(self.ready.pop())
-        if self.ready or not self.waiting:
-            self._short_since = math.inf
+        if socks:
+            self._asked_at = self._loop.now
+            self._short_since = self._loop.now if self._asked else math.inf
         self._look()
 
     def tick(self) -> None:
-        """Once a second: ask for as many ahead as were taken, or for fewer, and again for what never came."""
+        """Once a second: have as many ahead as were taken, or fewer, and ask again for what never came."""
         if self._taken * 4 < self._want:
             self._want = max(self._want // 2, self._least)
+            while len(self.ready) > self._want:
+                self._loop.close(self.ready.pop(0))
         else:
             self._want = max(self._want, min(self._taken, self._most))
         self._taken = 0
@@ -135,13 +139,19 @@ class SocketPool:
     def _look(self) -> None:
         if len(self.ready) * 2 > self._want:
             level = Level.SERVES
-        elif self.ready or self._loop.now - self._short_since < LATE:
+        elif len(self.ready) * 8 > self._want or self._loop.now - self._short_since < LATE:
             level = Level.LOW
         else:
             level = Level.AWAY  # who makes sockets does not, or cannot
-        if level is not self._level:
-            self._level = level
-            self.tell_level(level)
+        if level is not self.level:
+            self.level = level
+            if not self._declines:
+                self.tell_level(level)
+
+    def decline(self, *, declines: bool) -> None:
+        """Leave new clients to the app whatever there is, or no longer."""
+        self._declines = declines
+        self.tell_level(Level.AWAY if declines else self.level)
 
     def close(self) -> None:
         """Close all sockets."""

@@ -8,34 +8,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpnet.http.verdict import TO_APP, Outcome, Verdict
+from tpnet.http.verdict import OF_KUBELET, TO_APP, Outcome, Verdict
 from tpnet.model import OnFailure
 from tpnet.proxy.sessions import SessionRoute
-from tpnet.rules import RuleSet
+from tpnet.rules import ProbeSet, RuleSet
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from tpnet.http.h1.head import RequestHead
     from tpnet.model import Intercept
     from tpnet.proxy.context import Context
     from tpnet.proxy.counters import TargetCount
+    from tpnet.rules import Probe
 
 
 class Router:
     """The rules of one target, and its counts."""
 
-    __slots__ = ("_context", "_rules", "_verdicts", "count")
+    __slots__ = ("_context", "_matched", "_probes", "_rules", "_verdicts", "count")
 
     def __init__(self, context: Context, count: TargetCount) -> None:
         self._context = context
         self._rules: RuleSet | None = None
+        self._probes: ProbeSet | None = None
+        self._matched: dict[str, frozenset[bytes]] = {}
         self._verdicts: dict[str, Verdict] = {}
         self.count = count
 
-    def set_rules(self, intercepts: Sequence[Intercept]) -> None:
-        """Decide by these intercepts from the next request on."""
+    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe] = ()) -> None:
+        """Decide by these intercepts from the next request on; but ``probes`` are the app's."""
         self._rules = RuleSet(intercepts) if intercepts else None
+        self._probes = ProbeSet(probes) if probes else None
+        self._matched = {
+            one.name: frozenset(rule.name.lower().encode() for rule in one.headers) for one in intercepts
+        }
         self._verdicts = {
             one.name: Verdict(
                 Outcome.FORWARD,
@@ -51,13 +58,29 @@ class Router:
         """The names of the intercepts that it decides by."""
         return self._verdicts.keys()
 
-    def decide(self, head: RequestHead) -> Verdict:
+    @property
+    def guarding(self) -> bool:
+        """Whether there is any."""
+        return self._rules is not None
+
+    def decider(self, source: str) -> Callable[[RequestHead], Verdict]:
+        """What decides the requests of a client of this address."""
+        return self._decide_of_node if source in self._context.node else self.decide
+
+    def _decide_of_node(self, head: RequestHead) -> Verdict:
+        return self.decide(head, from_node=True)
+
+    def decide(self, head: RequestHead, *, from_node: bool = False) -> Verdict:
         """Who takes this request."""
         if self._rules is None:
             return TO_APP
         intercept = self._rules.decide(head)
         if intercept is None:
             return TO_APP
+        if (probes := self._probes) is not None and head.method == b"GET":
+            matched = self._matched[intercept.name]
+            if probes.has(head.target, head, matched, from_node=from_node):
+                return OF_KUBELET
         verdict = self._verdicts[intercept.name]
         session = self._context.sessions.get(intercept.session)
         if session is None or not session.up:

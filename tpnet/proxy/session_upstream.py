@@ -59,8 +59,7 @@ class SessionUpstream:
         if sock is not None:
             self.given(sock)
         else:
-            context.session_pool.waiting[self] = None
-            context.session_pool.refill()
+            context.session_pool.wait(self)
 
     def given(self, sock: Socket) -> None:
         """Connect a prepared socket."""

@@ -11,6 +11,7 @@ learns of it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -34,6 +35,9 @@ PIPES = 32
 BULKY = 32 * 1024
 """A read of at least so many bytes makes the next one worth a splice."""
 
+_ENDED_IDLE = 5
+"""Seconds between two probes of a client that has sent FIN and waits for a response, or is gone: as long as its kernel
+remembers the connection (60 s on Linux) one cannot be told from the other."""
 LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
 _VECTORS = 64
@@ -313,6 +317,11 @@ class Stream:
     def error(self) -> int:
         """The errno that the kernel holds for it, 0 for none; it forgets it then."""
         return self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+    def probe_soon(self) -> None:
+        """Its other end has ended, and may be gone altogether: have keepalive, if it is on, ask after it sooner."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _ENDED_IDLE)
 
     def drained(self) -> bool:
         """Whether nothing has arrived that was not read; closing a socket that holds some would send RST."""

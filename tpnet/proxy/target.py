@@ -6,6 +6,7 @@ while anything of it is open.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from tpnet.proxy.acceptor import Acceptor
@@ -15,6 +16,7 @@ from tpnet.proxy.counters import TargetCount
 from tpnet.proxy.dialler import AppDialler
 from tpnet.proxy.drain import Drain
 from tpnet.proxy.router import Router
+from tpnet.proxy.vigil import Vigil
 
 if TYPE_CHECKING:
     from tpnet.proxy.context import Context
@@ -25,24 +27,40 @@ if TYPE_CHECKING:
 class Target:
     """A listening port in a network namespace, and its connections."""
 
-    __slots__ = ("_acceptor", "_count", "_drain", "_number", "closing", "context", "dialler", "router")
+    __slots__ = (
+        "_acceptor",
+        "_count",
+        "_drain",
+        "_number",
+        "_removed",
+        "_vigil",
+        "closing",
+        "context",
+        "dialler",
+        "router",
+    )
 
     def __init__(self, context: Context, message: AddTarget, listener: Socket, bypass: int | None) -> None:
         self.context = context
         self._number = message.target
+        self._removed = 0  # how often it was, while it is
         self._count = count = TargetCount()
         self._drain = Drain()
         self.closing = self._drain.closing
+        self._vigil = Vigil(self._drain.connections)
         self.router = Router(context, count)
         self.dialler = AppDialler(context, message, bypass, count)
         context.book.targets[message.target] = count
-        self._acceptor = Acceptor(context, listener, message.port, count, self._serve)
+        self._acceptor = self._accept_from(listener, message.port)
         self.dialler.refill()
+
+    def _accept_from(self, listener: Socket, port: int) -> Acceptor:
+        return Acceptor(self.context, listener, port, self._count, self._serve, self.dialler.decline)
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:
         self._count.open += 1
         connection = Connection(self, peer)
-        self._drain.connections.add(connection)
+        self._drain.add(connection)
         connection.start(sock)
         return not self.dialler.crowded(peer)
 
@@ -54,14 +72,34 @@ class Target:
     def tick(self, now: float) -> None:
         """Once a second."""
         self.dialler.tick()
-        if self._drain.tick(now):
+        self._vigil.tick()
+        self._drain.tick(now)
+        if self._removed and self._drain.over:
             self.dialler.close()
             self.context.removed.append(self._number)
-            self.context.tell(Drained(self._number))
+            self.context.tell(Drained(self._number, self._removed))
 
-    def remove(self, grace: float) -> None:
-        """Accept no more, and let the connections end, all within ``grace`` and ``drain.LAST`` seconds."""
-        if not self._drain.begun:
+    def take_up(self, message: AddTarget, listener: Socket, bypass: int | None) -> None:
+        """It was removed, and is wanted again: accept from this listener. Its connections never notice."""
+        if bypass is not None:
+            os.close(bypass)  # its own one stands as long as it does
+        self._removed = 0
+        self._drain.keep()
+        self.dialler.expect_more(message.place)
+        self._acceptor = self._accept_from(listener, message.port)
+
+    def remove(self, times: int, *, gone: bool) -> None:
+        """Accept no more. Connections live on; ``Drained`` is told when the last one has ended.
+
+        ``gone``: so has the target, and those that no app has an end of are reset in a while.
+        """
+        if not self._removed:
             self._acceptor.close()
             self.dialler.expect_no_more()
-            self._drain.begin(self.context.loop.now + grace)
+        self._removed = times
+        if gone:
+            self._drain.forsake(self.context.loop.now)
+
+    def finish(self, seconds: float) -> None:
+        """Let the connections end, all within ``seconds`` and ``drain.LAST``."""
+        self._drain.finish(self.context.loop.now + seconds)

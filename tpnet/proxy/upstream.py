@@ -71,8 +71,6 @@ class Owner(Protocol):
     mover: Mover
     calm: bool
     """Whether nothing waits anywhere; who disturbs that clears it, and calls ``settle`` in the end."""
-    busy: bool
-    """Whether anything has happened since the drain looked last."""
 
     def failed(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
         """It cannot be had, or was lost. ``delivered`` as in ``Mover.lost``."""

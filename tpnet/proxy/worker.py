@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections import deque
+from typing import TYPE_CHECKING, Any
 
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.limits import raise_file_limit
@@ -25,11 +26,13 @@ from tpnet.proxy import channel
 from tpnet.proxy.channel import (
     AddTarget,
     DropSession,
+    Finish,
     Message,
     NotTaken,
     Purpose,
     Ready,
     RemoveTarget,
+    SetNode,
     SetRules,
     SetSession,
     Sockets,
@@ -41,6 +44,9 @@ from tpnet.proxy.loop import IN
 from tpnet.proxy.sessions import SessionState
 from tpnet.proxy.target import Target
 from tpnet.proxy.transport import Socket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 COUNT_EVERY = 1.0
 """Seconds between two messages with counters."""
@@ -56,6 +62,17 @@ class Worker:
         self.context = Context(self.tell, file_limit)
         self._targets: dict[int, Target] = {}
         self._count_at = 0.0
+        self._acts: dict[type[Any], Callable[[Any, list[int]], None]] = {
+            TakeSigns: self._take_signs,
+            AddTarget: self._add_target,
+            SetRules: self._set_rules,
+            SetNode: self._set_node,
+            SetSession: self._set_session,
+            DropSession: self._drop_session,
+            Sockets: self._sockets,
+            RemoveTarget: self._remove_target,
+            Finish: self._finish,
+        }
         self.context.loop.add(end.fileno(), IN, self._on_channel)
         self.context.loop.ticks.append(self._tick)
 
@@ -123,47 +140,57 @@ class Worker:
         self.tell(NotTaken(message.target))
 
     def _obey(self, message: Message, fds: list[int]) -> None:
-        if isinstance(message, Sockets):
-            self._sockets(message, fds)
-        elif isinstance(message, TakeSigns):
-            self.context.signs = signs = Signs(fds[0])
-            self.context.loop.give_signs(lambda: signs.beat(WORKER))
-            return
-        elif isinstance(message, AddTarget):
-            bypass = fds[1] if len(fds) > 1 else None
-            self._targets[message.target] = Target(self.context, message, Socket(fileno=fds[0]), bypass)
-            return
-        elif isinstance(message, SetRules):
-            target = self._targets.get(message.target)
-            if target is not None:
-                target.router.set_rules([channel.intercept_of(one) for one in message.intercepts])
-                names = {name for one in self._targets.values() for name in one.router.intercepts}
-                self.context.book.keep_only(names)
-        elif isinstance(message, SetSession):
-            self._set_session(message)
-        elif isinstance(message, DropSession):
-            self._lose(message.name)
-            self.context.sessions.pop(message.name, None)
-        elif isinstance(message, RemoveTarget) and message.target in self._targets:
-            self._targets[message.target].remove(message.grace)
-        if not isinstance(message, Sockets):
+        """Do as the message says. What an act leaves of ``fds`` is closed."""
+        act = self._acts.get(type(message))
+        try:
+            if act is not None:
+                act(message, fds)
+        finally:
             for fd in fds:
                 os.close(fd)
+
+    def _take_signs(self, _message: TakeSigns, fds: list[int]) -> None:
+        self.context.signs = signs = Signs(fds.pop())
+        self.context.loop.give_signs(lambda: signs.beat(WORKER))
+
+    def _add_target(self, message: AddTarget, fds: list[int]) -> None:
+        listener, *rest = fds
+        fds.clear()
+        bypass = rest[0] if rest else None
+        known = self._targets.get(message.target)
+        if known is None:
+            self._targets[message.target] = Target(self.context, message, Socket(fileno=listener), bypass)
+        else:
+            known.take_up(message, Socket(fileno=listener), bypass)
+
+    def _set_rules(self, message: SetRules, _fds: list[int]) -> None:
+        target = self._targets.get(message.target)
+        if target is not None:
+            target.router.set_rules(
+                [channel.intercept_of(one) for one in message.intercepts],
+                [channel.probe_of(one) for one in message.probes],
+            )
+            self.context.book.keep_only(
+                {name for one in self._targets.values() for name in one.router.intercepts}
+            )
+
+    def _set_node(self, message: SetNode, _fds: list[int]) -> None:
+        self.context.node = frozenset(message.addresses)
 
     def _sockets(self, message: Sockets, fds: list[int]) -> None:
         purpose = Purpose(message.purpose)
         family = socket.AF_INET if purpose is Purpose.APP4 else socket.AF_INET6
-        socks = [Socket(family, socket.SOCK_STREAM, 0, fd) for fd in fds]
         target = self._targets.get(message.target)
-        if purpose is Purpose.SESSION:
+        if purpose is not Purpose.SESSION and target is None:
+            return
+        socks = [Socket(family, socket.SOCK_STREAM, 0, fd) for fd in fds]
+        fds.clear()
+        if target is None:
             self.context.session_pool.add(socks)
-        elif target is not None:
-            target.dialler.add_sockets(purpose, socks)
         else:
-            for sock in socks:
-                sock.close()
+            target.dialler.add_sockets(purpose, socks)
 
-    def _set_session(self, message: SetSession) -> None:
+    def _set_session(self, message: SetSession, _fds: list[int]) -> None:
         state = self.context.sessions.get(message.name)
         if state is None:
             state = SessionState(message.address, message.up, frozenset(message.ports), set())
@@ -173,6 +200,19 @@ class Worker:
         if not message.up or message.address != state.address:
             self._lose(message.name)
         state.address, state.up, state.ports = message.address, message.up, frozenset(message.ports)
+
+    def _drop_session(self, message: DropSession, _fds: list[int]) -> None:
+        self._lose(message.name)
+        self.context.sessions.pop(message.name, None)
+
+    def _remove_target(self, message: RemoveTarget, _fds: list[int]) -> None:
+        target = self._targets.get(message.target)
+        if target is not None:
+            target.remove(message.times, gone=message.gone)
+
+    def _finish(self, message: Finish, _fds: list[int]) -> None:
+        for target in self._targets.values():
+            target.finish(message.seconds)
 
     def _lose(self, name: str) -> None:
         state = self.context.sessions.get(name)

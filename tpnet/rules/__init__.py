@@ -7,12 +7,15 @@ Imports nothing of ours but ``tpnet.model``, and never touches a socket, a file 
 from tpnet.rules.conflict import conflict_error, find_conflict, older_takes
 from tpnet.rules.describe import AUTO_HEADER, describe
 from tpnet.rules.parse import Rules, check_rules, new_auto_id, parse_rules
+from tpnet.rules.probes import Probe, ProbeSet
 from tpnet.rules.ruleset import RuleSet
 from tpnet.rules.view import HeadView
 
 __all__ = [
     "AUTO_HEADER",
     "HeadView",
+    "Probe",
+    "ProbeSet",
     "RuleSet",
     "Rules",
     "check_rules",

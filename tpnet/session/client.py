@@ -44,7 +44,7 @@ class SessionClient:
 
         ``session``, ``user``, ``pid``, ``started`` (Unix seconds), ``address``, ``agent_address``,
         ``endpoint``, ``up``, ``rtt_ms``, ``wireguard`` (a sentence), ``log`` (a path), ``agents`` (a list of ``node``,
-        ``address``, ``endpoint``, ``up``, ``rtt_ms``) and ``intercepts``: a
+        ``address``, ``endpoint``, ``up``, ``rtt_ms``, ``mtu``) and ``intercepts``: a
         list of ``name``, ``handler``, ``handler_up``, ``handler_problem``, ``tunnel_port``,
         ``open``, ``total``, ``refused`` (connections) and ``problem`` (empty: none).
         """

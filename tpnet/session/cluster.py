@@ -278,21 +278,10 @@ class ClusterPresence:
         now = time.monotonic()
         # An agent that ends takes back what it has said of our intercepts; the next one is soon looked for all the same.
         for node in sorted(wanted | {node for node, link in self._links.items() if link.gone}):
-            link = self._links.get(node)
-            since = self._unwanted.pop(node, None) if node in wanted else None
-            if since is not None and link is not None and not (link.up and now - since < KEEP_SECONDS):
-                # Its agent may have let go of us meanwhile, and knows nothing of the keys that were agreed on. One that
-                # answers has not: it would lose what it sends while keys are agreed on anew.
-                self._asked.pop(node, None)
-                self._links.pop(node).close(forget=True)
-                link = None
+            if node in wanted:
+                self._want_again(node, now)
             try:
-                if link is None or link.gone or link.silent_for > ASK_AFTER:
-                    await self._look_up(node, now)
-                else:
-                    self._asked.pop(node, None)
-                if (link := self._links.get(node)) is not None:
-                    link.nudge()
+                await self._keep_link(node, now)
             except TpnetError as error:
                 # One node's trouble is not the others': its part in a status may outlive it.
                 if self._said.get(node) != error.message:
@@ -301,16 +290,39 @@ class ClusterPresence:
             else:
                 self._said.pop(node, None)
         for node in self._links.keys() - wanted:
-            if self._busy(str(self._links[node].agent.address)):
-                # What is under way when an intercept is left ends in its own time. While our heartbeat is heard, the
-                # agent keeps its end too.
-                self._unwanted[node] = now
-                self._links[node].nudge()
-            elif now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
-                del self._unwanted[node]
-                self._asked.pop(node, None)
-                self._links.pop(node).close(forget=True)
-                log.info("node %s serves no intercept of ours any more", node)
+            self._want_no_more(node, now)
+
+    async def _keep_link(self, node: str, now: float) -> None:
+        link = self._links.get(node)
+        if link is None or link.gone or link.silent_for > ASK_AFTER:
+            await self._look_up(node, now)
+        else:
+            self._asked.pop(node, None)
+        if (link := self._links.get(node)) is not None:
+            link.nudge()
+
+    def _want_again(self, node: str, now: float) -> None:
+        """A node that serves us, perhaps after a while in which it did not."""
+        link, since = self._links.get(node), self._unwanted.pop(node, None)
+        if since is not None and link is not None and not (link.up and now - since < KEEP_SECONDS):
+            # Its agent may have let go of us meanwhile, and knows nothing of the keys that were agreed on. One that
+            # answers has not: it would lose what it sends while keys are agreed on anew.
+            self._asked.pop(node, None)
+            self._links.pop(node).close(forget=True)
+
+    def _want_no_more(self, node: str, now: float) -> None:
+        """A node that serves us no more."""
+        link = self._links[node]
+        if self._busy(str(link.agent.address)):
+            # What is under way when an intercept is left ends in its own time. While our heartbeat is heard, the agent
+            # keeps its end too.
+            self._unwanted[node] = now
+            link.nudge()
+        elif now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:
+            del self._unwanted[node]
+            self._asked.pop(node, None)
+            self._links.pop(node).close(forget=True)
+            log.info("node %s serves no intercept of ours any more", node)
 
     async def _look_up(self, node: str, now: float) -> None:
         """Read who the node's agent is, and link to it unless we are. The longer it is silent, the less often."""

@@ -101,25 +101,35 @@ class HandlerWatch:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLL):
-                    await self._wake.wait()
-            self._wake.clear()
-            if not self._handlers:
-                continue
-            try:
-                table = self._table.read()
-            except TpnetError as error:
-                log.warning("%s", error)
-                continue
-            watched = dict(self._handlers)
-            results = await asyncio.gather(*(self._look(handler, table) for handler in watched.values()))
-            for (key, handler), problem in zip(watched.items(), results, strict=True):
-                if self._handlers.get(key) is handler and self._problems[key] != problem:
-                    self._problems[key] = problem
-                    log.info("handler %s of %s: %s", handler, key, problem or "listens")
-                    self._on_change()
+        looks: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._wake.wait()
+                self._wake.clear()
+                if not self._handlers:
+                    continue
+                try:
+                    table = self._table.read()
+                except TpnetError as error:
+                    log.warning("%s", error)
+                    continue
+                # Each by itself: a name that takes long to look up keeps no other handler waiting.
+                looks = {key: look for key, look in looks.items() if not look.done()}
+                for key, handler in self._handlers.items():
+                    if key not in looks:
+                        looks[key] = asyncio.create_task(self._see(key, handler, table))
+        finally:
+            for look in looks.values():
+                look.cancel()
+
+    async def _see(self, key: str, handler: Handler, table: Mapping[int, frozenset[str]]) -> None:
+        problem = await self._look(handler, table)
+        if self._handlers.get(key) is handler and self._problems[key] != problem:
+            self._problems[key] = problem
+            log.info("handler %s of %s: %s", handler, key, problem or "listens")
+            self._on_change()
 
     @staticmethod
     async def _look(handler: Handler, table: Mapping[int, frozenset[str]]) -> str:

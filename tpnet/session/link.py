@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tpnet.model import NotThere, TpnetError
-from tpnet.tunnel import HeartbeatSender, address_of, prefix_of
+from tpnet.tunnel import MTU, HeartbeatSender, address_of, prefix_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,11 @@ class Link:
         return self._came_up.is_set()
 
     @property
+    def path(self) -> int:
+        """Bytes of the largest packet that is known to pass; 0 when only the smallest do."""
+        return MTU if self._pulse is None else self._pulse.path
+
+    @property
     def gone(self) -> bool:
         """Whether the agent has said goodbye, and has not answered since."""
         return self._pulse is not None and self._pulse.gone
@@ -93,7 +98,7 @@ class Link:
     async def start(self) -> None:
         """Make the peer, and begin to send heartbeats; to the first endpoint. Raises ``TpnetError``."""
         sock = self._end.socket(socket.SOCK_DGRAM)
-        self._pulse = HeartbeatSender(sock, self._changed)
+        self._pulse = HeartbeatSender(sock, self._changed, self._path_found)
         try:
             # There must be a route before connect(2) can choose the source address.
             self._end.add_peer(self.agent.public_key)
@@ -176,6 +181,13 @@ class Link:
             async with asyncio.timeout(seconds):
                 await self._came_up.wait()
         return self.up
+
+    def _path_found(self, size: int) -> None:
+        log.warning("the path to %s carries packets of %d bytes", self.agent.address, size)
+        try:
+            self._end.set_path(self.agent.public_key, size)
+        except TpnetError as error:
+            log.warning("%s", error)
 
     def _changed(self, up: bool) -> None:
         self._down_since = 0.0 if up else time.monotonic()

@@ -236,6 +236,7 @@ class Wishes:
                     "endpoint": ":".join(map(str, link.endpoint or ())),
                     "up": link.up,
                     "rtt_ms": round(link.rtt_ms, 2),
+                    "mtu": link.path,
                 }
                 for node, link in sorted(presence.links().items())
             ],

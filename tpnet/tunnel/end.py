@@ -22,12 +22,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 from tpnet.datapath.netns import NetNs
 from tpnet.tunnel.device import DeviceError, Endpoint, PeerStats, WireGuardDevice, open_device
 from tpnet.tunnel.keys import KeyPair, address_of, prefix_of
+from tpnet.tunnel.path import FULL, SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from ipaddress import IPv6Address, IPv6Network
 
-MTU = 1280
+MTU = FULL
 """Bytes of an inner packet. IPv6's minimum (RFC 8200, section 5): every path of 1,360 bytes carries it."""
 AGENT_UDP_PORT = 21820
 """The agent's WireGuard port; below 32768, so that no connection of the node happens to have it."""
@@ -62,6 +63,7 @@ class TunnelEnd:
         self.port = 0
         self.address: IPv6Address = address_of(keys.public, prefix)
         self._closed = False
+        self._paths: dict[IPv6Address, int] = {}
         self.ns = NetNs.anonymous("tunnel")
         try:
             self.device: WireGuardDevice
@@ -180,10 +182,22 @@ class TunnelEnd:
             public_key, address_of(public_key, self.prefix), endpoint=endpoint, keepalive=keepalive
         )
 
+    def set_path(self, public_key: str, size: int) -> None:
+        """Send a peer packets of at most ``size`` bytes (0: the smallest that are ever tried), from now on.
+
+        TCP connections that are open go on with smaller segments, and send again what was lost. The device's own MTU
+        stays, since below 1280 the kernel takes IPv6 from it. Raises ``DeviceError``.
+        """
+        address = address_of(public_key, self.prefix)
+        self._paths[address] = size or SMALLEST
+        self._route("replace", address)
+
     def remove_peer(self, public_key: str) -> None:
         """Forget a peer: what it sends is dropped, connecting to it fails at once. May be called twice."""
         self.device.remove_peer(public_key)
-        self._route("del", address_of(public_key, self.prefix))
+        address = address_of(public_key, self.prefix)
+        self._paths.pop(address, None)
+        self._route("del", address)
 
     def peers(self) -> dict[str, PeerStats]:
         """Every peer by its public key. Raises ``DeviceError``."""
@@ -212,7 +226,9 @@ class TunnelEnd:
         def change() -> None:
             with IPRoute() as route:
                 (index,) = route.link_lookup(ifname=self.device.name)
-                route.route(verb, dst=f"{address}/128", oif=index)
+                size = self._paths.get(address, self.mtu)
+                metrics = {"mtu": size} if verb == "replace" and size < self.mtu else {}
+                route.route(verb, dst=f"{address}/128", oif=index, metrics=metrics)
 
         try:
             self.ns.run(change)

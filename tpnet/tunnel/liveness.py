@@ -5,8 +5,9 @@ What arrives is hostile: a datagram of another size, kind or sender is ignored, 
 than what asked for it.
 
 A heartbeat is 16 bytes, big-endian: ``tH``, the sender's last round trip in units of 0.1 ms (u16, 0:
-unknown), a sequence number (u32), the sender's clock in ns (u64). Its echo is the same with ``tE`` in
-front. An agent that ends sends a goodbye, which is ``tG`` and zeros, and echoes no more.
+unknown), a sequence number (u32), the size of the path in bytes as it is known to the sender (u16, see
+``tpnet.tunnel.path``), six zeros. Padded with more zeros it is a probe of the path's size. Its echo is the same,
+padding and all, with ``tE`` in front. An agent that ends sends a goodbye, which is ``tG`` and zeros, and echoes no more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from typing import TYPE_CHECKING, Any
+
+from tpnet.tunnel.path import FULL, SMALLEST, PathSize
 
 if TYPE_CHECKING:
     import socket
@@ -29,20 +32,35 @@ DEAD_AFTER = 2.0
 HEARTBEAT_PORT = 21821
 """The agent's UDP port, at its tunnel address, that echoes."""
 
-_LAYOUT = struct.Struct("!2sHIQ")
+_LAYOUT = struct.Struct("!2sHIH6x")
+_HEADERS = 48
+"""Bytes of IPv6 and UDP in front of a heartbeat."""
+_LONGEST = FULL - _HEADERS
 _ASK, _ECHO = b"tH", b"tE"
+_IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE = (
+    41,
+    23,
+    3,
+)  # linux/in6.h: send whole packets, whatever the route's MTU says
 _GOODBYE = b"tG".ljust(_LAYOUT.size, b"\0")
 _CHECK_EVERY = 0.1
-_ASKS_KEPT = 16
+_LATE = 0.5
+_ASKS_KEPT = 128
+_TELL_EVERY = 1.0
 
 
 @dataclass(slots=True)
 class Presence:
-    """One session's liveness. ``seen`` is the monotonic time of its last heartbeat, 0 for never."""
+    """One session's liveness. ``seen`` is the monotonic time of its last heartbeat, 0 for never.
+
+    ``path``: bytes of the largest packet that passes, as the session says.
+    """
 
     up: bool = False
     seen: float = 0.0
     rtt_ms: float = 0.0
+    path: int = FULL
+    path_told: tuple[int, float] = (-1, 0.0)
 
 
 class Liveness:
@@ -50,6 +68,7 @@ class Liveness:
 
     def __init__(self) -> None:
         self._known: dict[IPv6Address, Presence] = {}
+        self._checked = 0.0
 
     def expect(self, address: IPv6Address) -> None:
         """Begin to watch an address; it is down until it is heard."""
@@ -66,15 +85,30 @@ class Liveness:
     def datagram(self, data: bytes, sender: IPv6Address, now: float) -> tuple[bytes | None, bool]:
         """Take a datagram. Returns its echo (None: ignore it), and whether the sender came up just now."""
         presence = self._known.get(sender)
-        if presence is None or len(data) != _LAYOUT.size or data[:2] != _ASK:
+        if presence is None or not _LAYOUT.size <= len(data) <= _LONGEST or data[:2] != _ASK:
             return None, False
-        presence.rtt_ms = _LAYOUT.unpack(data)[1] / 10
+        _, tenths, _, path = _LAYOUT.unpack_from(data)
+        presence.rtt_ms = tenths / 10
+        presence.path = path if SMALLEST <= path <= FULL else 0
         presence.seen = now
         came_up, presence.up = not presence.up, True
         return _ECHO + data[2:], came_up
 
+    def paths(self, now: float) -> list[tuple[IPv6Address, int]]:
+        """Whose path has another size than was last given here; of one session once a second at most."""
+        found = []
+        for address, presence in self._known.items():
+            told, when = presence.path_told
+            if presence.seen and presence.path != told and now - when >= _TELL_EVERY:
+                presence.path_told = presence.path, now
+                found.append((address, presence.path))
+        return found
+
     def check(self, now: float) -> list[IPv6Address]:
-        """Who has gone down since the last check."""
+        """Who has gone down since the last check. One that is late itself finds nobody: they may wait to be heard."""
+        late, self._checked = now - self._checked > _LATE, now
+        if late:
+            return []
         gone = [a for a, p in self._known.items() if p.up and now - p.seen >= DEAD_AFTER]
         for address in gone:
             self._known[address].up = False
@@ -84,7 +118,7 @@ class Liveness:
 class Pulse:
     """The daemon's half without I/O: heartbeats out, echoes in. ``up`` and ``rtt_ms`` are as of now.
 
-    ``gone``: the agent has said goodbye, and nothing since.
+    ``gone``: the agent has said goodbye, and nothing since. ``path``: how large a packet passes.
     """
 
     def __init__(self) -> None:
@@ -92,18 +126,26 @@ class Pulse:
         self.gone = False
         self.rtt_ms = 0.0
         self.seen = 0.0
+        self.path = PathSize()
         self._next = 0
-        self._asked: dict[int, float] = {}
+        self._asked: dict[int, tuple[float, int]] = {}
 
-    def ask(self, now: float) -> bytes:
-        """The next heartbeat."""
+    def ask(self, now: float, size: int = 0) -> bytes:
+        """The next heartbeat; with ``size`` padded, so that the tunnel's packet has so many bytes."""
         number = self._next
         self._next = (number + 1) & 0xFFFFFFFF
-        self._asked[number] = now
+        length = max(_LAYOUT.size, size - _HEADERS)
+        self._asked[number] = now, length
         while len(self._asked) > _ASKS_KEPT:
             del self._asked[next(iter(self._asked))]
         tenths = min(round(self.rtt_ms * 10) or int(self.up), 0xFFFF)
-        return _LAYOUT.pack(_ASK, tenths, number, int(now * 1e9))
+        return _LAYOUT.pack(_ASK, tenths, number, self.path.size).ljust(length, b"\0")
+
+    def probes(self, now: float) -> list[bytes]:
+        """The heartbeats that are due to find the size of the path."""
+        if not self.up:
+            return []
+        return [self.ask(now, size) for size in self.path.due(now, self.rtt_ms / 1000)]
 
     def datagram(self, data: bytes, now: float) -> bool:
         """Take what the agent sent, and say whether ``up`` has changed.
@@ -114,11 +156,16 @@ class Pulse:
         if data == _GOODBYE:
             self.gone, self.up = True, False
             self._asked.clear()  # an echo that the goodbye has overtaken says nothing
-        elif len(data) == _LAYOUT.size and data[:2] == _ECHO:
-            asked = self._asked.pop(_LAYOUT.unpack(data)[2], None)
-            if asked is not None:
+        elif len(data) >= _LAYOUT.size and data[:2] == _ECHO:
+            number = _LAYOUT.unpack_from(data)[2]
+            asked, length = self._asked.get(number, (0.0, 0))
+            if length == len(data):
+                del self._asked[number]
                 self.rtt_ms = (now - asked) * 1000
                 self.seen = now
+                if not self.up:
+                    self.path.restart()
+                self.path.echoed(length + _HEADERS if length > _LAYOUT.size else 0)
                 self.up, self.gone = True, False
         return self.up != before
 
@@ -143,16 +190,29 @@ class _Glue(asyncio.DatagramProtocol):
         pass
 
 
+def _send_whole(sock: socket.socket) -> None:
+    """Have a UDP socket send probes as they are: a fragment that passes proves nothing of the whole."""
+    sock.setblocking(False)
+    sock.setsockopt(_IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE)
+
+
 class HeartbeatReceiver:
     """The agent's half: echoes, and says ``on_change(address, up)`` in the event loop.
 
-    ``sock`` is a UDP socket made in the tunnel's namespace and bound to (the agent's address,
-    ``HEARTBEAT_PORT``). Down is told at most 0.1 s late.
+    ``on_path(address, size)`` is said when the size of a session's path is known, and whenever that changes. ``sock``
+    is a UDP socket made in the tunnel's namespace and bound to (the agent's address, ``HEARTBEAT_PORT``). Down is told
+    at most 0.1 s late.
     """
 
-    def __init__(self, sock: socket.socket, on_change: Callable[[IPv6Address, bool], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_change: Callable[[IPv6Address, bool], None],
+        on_path: Callable[[IPv6Address, int], None] = lambda _address, _size: None,
+    ) -> None:
         self._sock = sock
         self._on_change = on_change
+        self._on_path = on_path
         self._state = Liveness()
         self._heard: dict[IPv6Address, Any] = {}
         self._ending = False
@@ -161,7 +221,7 @@ class HeartbeatReceiver:
 
     async def start(self) -> None:
         """Begin to listen, in the running event loop. The socket is owned from now on."""
-        self._sock.setblocking(False)
+        _send_whole(self._sock)
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_datagram_endpoint(lambda: _Glue(self._take), sock=self._sock)
         self._tick()
@@ -212,22 +272,32 @@ class HeartbeatReceiver:
             self._on_change(sender, True)
 
     def _tick(self) -> None:
-        for address in self._state.check(time.monotonic()):
+        now = time.monotonic()
+        for address in self._state.check(now):
             self._on_change(address, False)
+        for address, size in self._state.paths(now):
+            self._on_path(address, size)
         self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._tick)
 
 
 class HeartbeatSender:
     """The daemon's half: sends, and says ``on_change(up)`` in the event loop.
 
-    ``sock`` is a UDP socket made in the tunnel's namespace and *connected* to the agent's heartbeat port,
-    so that the kernel drops what others send.
+    ``on_path(size)`` is said whenever the size of the path is found to have changed. ``sock`` is a UDP socket made in
+    the tunnel's namespace and *connected* to the agent's heartbeat port, so that the kernel drops what others send.
     """
 
-    def __init__(self, sock: socket.socket, on_change: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        on_change: Callable[[bool], None],
+        on_path: Callable[[int], None] = lambda _size: None,
+    ) -> None:
         self._sock = sock
         self._on_change = on_change
+        self._on_path = on_path
         self._pulse = Pulse()
+        self._path = FULL
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._started = time.monotonic()
@@ -244,6 +314,11 @@ class HeartbeatSender:
         return self._pulse.rtt_ms
 
     @property
+    def path(self) -> int:
+        """Bytes of the largest packet that is known to pass; 0 when only the smallest do."""
+        return self._pulse.path.size
+
+    @property
     def gone(self) -> bool:
         """Whether the agent has said goodbye, and has not been heard since."""
         return self._pulse.gone
@@ -255,7 +330,7 @@ class HeartbeatSender:
 
     async def start(self) -> None:
         """Begin to send, in the running event loop. The socket is owned from now on."""
-        self._sock.setblocking(False)
+        _send_whole(self._sock)
         loop = asyncio.get_running_loop()
         self._transport, _ = await loop.create_datagram_endpoint(lambda: _Glue(self._take), sock=self._sock)
         self._tick()
@@ -284,6 +359,12 @@ class HeartbeatSender:
         if now >= self._next:
             self._next = now + INTERVAL
             self.send_now()
+        for probe in self._pulse.probes(now):
+            if self._transport is not None:
+                self._transport.sendto(probe)
+        if self._pulse.path.size != self._path:
+            self._path = self._pulse.path.size
+            self._on_path(self._path)
         if self._pulse.check(now):
             self._on_change(False)
         self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._tick)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet.model import (
+    CONNECT_SECONDS,
     LOCALHOST,
+    MAX_CONNECT_SECONDS,
     Conflict,
     Handler,
     Intercept,
@@ -89,6 +91,14 @@ Examples:
     help="Where its requests go while your process is not there: to the app, or to a 502.",
 )
 @click.option(
+    "--connect-timeout",
+    type=click.IntRange(1, MAX_CONNECT_SECONDS),
+    default=CONNECT_SECONDS,
+    metavar="SECONDS",
+    show_default=True,
+    help="How long a request waits for your process to be connected, while your session answers.",
+)
+@click.option(
     "--to",
     "to",
     default=LOCALHOST,
@@ -110,6 +120,7 @@ def intercept(
     path_regex: tuple[str, ...],
     name: str | None,
     on_failure: str,
+    connect_timeout: int,
     to: str,
     user: str | None,
     output: str | None,
@@ -165,6 +176,7 @@ def intercept(
             path=rules.path,
             handler=str(Handler(host, local or chosen)),
             on_failure=OnFailure(on_failure),
+            connect_timeout=connect_timeout,
         )
         made = _make(where, control, draft, before.agent.redirect, steps)
         place = Place(

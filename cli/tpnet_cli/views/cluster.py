@@ -12,8 +12,8 @@ from rich.text import Text
 
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
-from tpnet_cli.views.listing import problem_line, problems_of
-from tpnet_cli.views.status import TAKERS, labelled, taker_row
+from tpnet_cli.views.listing import missed_lines, problem_line, problems_of
+from tpnet_cli.views.status import TAKERS, labelled, path_lines, taker_row
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,6 +26,7 @@ _TUNNELS = (
     Column("STATE", ALWAYS),
     Column("CARRIER", 60),
     Column("RTT", 70, "right"),
+    Column("MTU", 0),
     Column("ADDRESS", 0),
 )
 _ENDPOINTS = (
@@ -66,6 +67,7 @@ def cluster_view(
         rows = [taker_row(item, now) for item in items]
         parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += [problem_line(item.intercept.name, text) for item in items for text in problems_of(item)]
+        parts += [line for item in items for line in missed_lines(item)]
     if wide and status.targets:
         parts.append(Text())
         rows = [_endpoint_row(target, first=not index) for index, target in enumerate(status.targets)]
@@ -83,7 +85,11 @@ def _session_lines(own: dict[str, Any] | None, now: float, width: int, *, wide: 
         )
     ]
     rows = [_tunnel_row(agent, first=not index) for index, agent in enumerate(own["agents"])]
-    return parts + ([make_table(_TUNNELS, rows, width, wide=wide, header=False)] if rows else [])
+    if rows:
+        parts.append(make_table(_TUNNELS, rows, width, wide=wide, header=False))
+    for agent in own["agents"]:
+        parts += path_lines(str(agent["node"]), int(agent["mtu"]), up=bool(agent["up"]))
+    return parts
 
 
 def _tunnel_row(agent: dict[str, Any], *, first: bool) -> list[str | Text]:
@@ -94,6 +100,7 @@ def _tunnel_row(agent: dict[str, Any], *, first: bool) -> list[str | Text]:
         Text("up", style="green") if up else Text("down", style="red"),
         f"udp {agent['endpoint']}" if agent["endpoint"] else "udp: no packet yet",
         f"{agent['rtt_ms']:.1f} ms" if up and agent["rtt_ms"] else "",
+        f"mtu {agent['mtu']}",
         str(agent["address"]),
     ]
 

@@ -54,7 +54,14 @@ def list_view(
         )
     ordered = sorted(intercepts, key=lambda item: (item.intercept.target, item.intercept.serial))
     table = make_table(_COLUMNS, [_row(item, user, now) for item in ordered], width, wide=wide)
-    lines = [problem_line(item.intercept.name, problem) for item in ordered for problem in problems_of(item)]
+    lines = [
+        line
+        for item in ordered
+        for line in (
+            *(problem_line(item.intercept.name, problem) for problem in problems_of(item)),
+            *missed_lines(item),
+        )
+    ]
     return Group(table, *lines)
 
 
@@ -74,6 +81,20 @@ def ends_problems(item: InterceptStatus) -> list[str]:
         problem = item.handler_problem or f"no handler answers at {item.intercept.handler}"
         return [f"{problem}; {_meanwhile(item)}"]
     return []
+
+
+def missed_lines(item: InterceptStatus) -> list[Text]:
+    """How many of its requests did not reach the developer's process, and why; nothing when all did."""
+    from tpnet.model import OnFailure
+
+    number = sum(item.reasons.values())
+    if not number:
+        return []
+    became = (
+        "got a 502" if item.intercept.on_failure is OnFailure.ERROR else "went to the app (502 where unsafe)"
+    )
+    some = texts.counted(number, "request")
+    return [Text(f"  {item.intercept.name}: {some} {became}: {texts.reasons_text(item.reasons)}")]
 
 
 def problem_line(name: str, problem: str) -> Text:

@@ -10,7 +10,7 @@ from rich.text import Text
 from tpnet.rules import describe
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
-from tpnet_cli.views.listing import ends_problems, problem_line, problems_of
+from tpnet_cli.views.listing import ends_problems, missed_lines, problem_line, problems_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tpnet.model import AgentStatus, InterceptStatus, SessionStatus, Status, TargetStatus
 
 _LABEL = 9
+_MTU = 1280
+"""Bytes of the tunnel's largest packet; a path that drops it is told."""
 _SESSIONS = (
     Column("", ALWAYS),
     Column("NAME", ALWAYS, least=12),
@@ -49,9 +51,14 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
     if status.sessions:
         rows = [_session_row(session, now, first=not index) for index, session in enumerate(status.sessions)]
         parts.append(make_table(_SESSIONS, rows, width, wide=wide, header=False))
+        parts += [
+            line
+            for session in status.sessions
+            for line in path_lines(session.name, session.mtu, up=session.up)
+        ]
     else:
         parts.append(labelled("session", Text("none", style="dim")))
-    if not status.targets:
+    if all(target.left for target in status.targets):
         parts += [Text(), Text("No target is redirected: every request goes to the app.")]
     for targets in _groups(status):
         parts += [Text(), *_target_lines(targets)]
@@ -60,6 +67,9 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
         parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += _afterthoughts(targets)
         parts += [problem_line(item.intercept.name, text) for item in takers for text in ends_problems(item)]
+        parts += [line for item in takers for line in missed_lines(item)]
+    left = [target for target in status.targets if target.left]
+    parts += [Text(), *(_left_line(target) for target in left)] if left else []
     homeless = [item for item in status.intercepts if not _targets_of(item, status)]
     parts += [problem_line(item.intercept.name, text) for item in homeless for text in _lost(item)]
     return Group(*parts)
@@ -106,10 +116,21 @@ def _session_row(session: SessionStatus, now: float, *, first: bool) -> list[str
     ]
 
 
+def path_lines(name: str, mtu: int, *, up: bool) -> list[Text]:
+    """What is wrong with the path of a tunnel, if anything is."""
+    if not up or mtu >= _MTU:
+        return []
+    if mtu:
+        return [problem_line(name, f"the path drops packets of more than {mtu} bytes; smaller ones are sent")]
+    return [problem_line(name, "only small packets pass the path: longer requests and responses get stuck")]
+
+
 def _groups(status: Status) -> list[list[TargetStatus]]:
     """Targets that the same intercepts take from, together: replicas of one service are one block."""
     groups: dict[tuple[int, tuple[str, ...]], list[TargetStatus]] = {}
     for target in status.targets:
+        if target.left:
+            continue
         names = tuple(item.intercept.name for item in status.intercepts if _concerns(item, target))
         groups.setdefault((target.port, names), []).append(target)
     return list(groups.values())
@@ -143,6 +164,15 @@ def _target_lines(targets: list[TargetStatus]) -> list[Text]:
         if not target.ready
     ]
     return [head, *broken]
+
+
+def _left_line(target: TargetStatus) -> Text:
+    """A target that nobody intercepts any more, while connections that came before still pass through."""
+    passes = "still passes" if target.open == 1 else "still pass"
+    return Text.assemble(
+        (f"{target.name}:{target.port}", "bold"),
+        f"   left: {texts.counted(target.open, 'connection')} {passes} through, to the app",
+    )
 
 
 def group_name(names: list[str]) -> str:

@@ -9,7 +9,7 @@ from tpnet.agent.cluster.facts import Workload
 from tpnet.agent.cluster.report import READY, conclusion, differs, part_of
 from tpnet.agent.cluster.ring import Ring
 from tpnet.control.kubernetes.convert import from_api, to_api
-from tpnet.model import InterceptReport, NodeReport, TargetKind
+from tpnet.model import InterceptReport, MissedReport, NodeReport, TargetKind
 
 A, B = pod("orders-a"), pod("orders-b")
 ENDS = (("orders-a", "n1", True), ("orders-b", "n2", True))
@@ -23,7 +23,10 @@ def case_of(*wishes, key=KEY, **more):
 
 def part(case, node="n1", trouble="", **more):
     return part_of(
-        node, case, lambda key: trouble, **({"session_up": True, "hits": 3, "last_hit": 10.0} | more)
+        node,
+        case,
+        lambda key: trouble,
+        **({"session_up": True, "hits": 3, "last_hit": 10.0, "missed": {"b": 2, "a": 1, "c": 0}} | more),
     )
 
 
@@ -42,6 +45,7 @@ def test_a_part_tells_each_endpoint():
     said = part(case_of())
     assert (said.ready, said.total, said.message, said.reason) == (1, 1, "", "")
     assert (said.session_up, said.hits, said.last_hit) == (True, 3, "1970-01-01T00:00:10Z")
+    assert said.missed == (MissedReport("a", 1), MissedReport("b", 2))
     (end,) = said.endpoints
     assert (end.pod, end.port, end.ready, end.ip, end.reason) == ("orders-a", 8080, True, "10.0.0.1", "")
     assert from_api(NodeReport, to_api(said)) == said

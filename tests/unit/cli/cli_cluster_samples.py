@@ -64,8 +64,8 @@ SESSION = {
     "endpoint": "10.0.3.7:21820",
     "draining": 0,
     "agents": [
-        {"node": "n1", "address": "fd5c::1", "endpoint": "10.0.3.7:21820", "up": True, "rtt_ms": 4.2},
-        {"node": "n2", "address": "fd5c::2", "endpoint": "", "up": False, "rtt_ms": 0.0},
+        {"node": "n1", "address": "fd5c::1", "endpoint": "10.0.3.7:21820", "up": True, "rtt_ms": 4.2, "mtu": 1232},
+        {"node": "n2", "address": "fd5c::2", "endpoint": "", "up": False, "rtt_ms": 0.0, "mtu": 1280},
     ],
     "intercepts": [
         {

@@ -193,6 +193,14 @@ def test_to_that_is_none_is_refused_with_what_is_right(session, capsys, to, port
     assert session.added == []
 
 
+def test_connect_timeout_is_in_seconds_and_bounded(session, capsys):
+    assert run(["intercept", "lab-shop-*", "--connect-timeout", "30"]) == 0
+    assert session.added[0].connect_timeout == 30
+    for wrong in ("0", "301", "soon"):
+        assert run(["intercept", "lab-shop-*", "--connect-timeout", wrong]) == 2
+    assert len(session.added) == 1
+
+
 def test_unknown_host_is_told_as_unknown(session, capsys):
     session.handler_problem = "the host dev-box is unknown"
     assert run(["intercept", "lab-shop-*", "--to", "dev-box:8080"]) == 0

@@ -62,6 +62,17 @@ NAMED = {
     ),
     "list-empty": lambda width: list_view((), "bob", samples.NOW, width),
     "status": lambda width: status_view(samples.STATUS, samples.NOW, width),
+    "status-left": lambda width: status_view(
+        dataclasses.replace(
+            samples.EMPTY,
+            targets=(
+                dataclasses.replace(samples.TARGETS[0], ready=False, left=True, open=1),
+                dataclasses.replace(samples.TARGETS[1], ready=False, left=True, open=12),
+            ),
+        ),
+        samples.NOW,
+        width,
+    ),
     "status-empty": lambda width: status_view(samples.EMPTY, samples.NOW, width),
     "explain": lambda width: explain_view(samples.EXPLANATION, width),
     "explain-app": lambda width: explain_view(samples.TO_THE_APP, width),

@@ -135,6 +135,8 @@ def test_an_intercept_needs_a_session(store):
         {"name": "x" * 129},
         {"user": ""},
         {"port": 0},
+        {"connect_timeout": 0},
+        {"connect_timeout": 301},
         {"port": 65536},
         {"tunnel_port": 0},
         {"target": "a\x1b[2J"},

@@ -26,6 +26,7 @@ SPEC = InterceptSpec(
     port="http",
     path=PathRule(PathKind.PREFIX, "/api"),
     on_failure=OnFailure.ERROR,
+    connect_timeout_seconds=30,
 )
 DATA = {
     "user": "bob",
@@ -35,6 +36,7 @@ DATA = {
     "tunnelPort": 20000,
     "port": "http",
     "path": {"kind": "prefix", "value": "/api"},
+    "connectTimeoutSeconds": 30,
     "onFailure": "error",
 }
 

@@ -36,6 +36,7 @@ ORDER = Intercept(
     handler="127.0.0.1:8080",
     tunnel_port=20000,
     on_failure=OnFailure.ERROR,
+    connect_timeout=30,
 )
 
 
@@ -194,13 +195,33 @@ def test_the_nodes_parts_are_added_up():
     status = status_of(
         made(
             nodes=[
-                part("n1", 2, 2, sessionUp=True, hits=5, lastHit="2026-01-02T03:04:05Z"),
-                part("n2", 1, 1, sessionUp=True, hits=7, lastHit="2026-01-02T03:04:06Z"),
+                part(
+                    "n1",
+                    2,
+                    2,
+                    sessionUp=True,
+                    hits=5,
+                    lastHit="2026-01-02T03:04:05Z",
+                    missed=[
+                        {"reason": "session down", "count": 2},
+                        {"reason": "handler refused", "count": 1},
+                    ],
+                ),
+                part(
+                    "n2",
+                    1,
+                    1,
+                    sessionUp=True,
+                    hits=7,
+                    lastHit="2026-01-02T03:04:06Z",
+                    missed=[{"reason": "session down", "count": 4}],
+                ),
             ],
             conditions=[condition("Ready", "True", "Redirected", "all")],
         )
     )
     assert (status.ready, status.total, status.hits) == (3, 3, 12)
+    assert status.reasons == {"session down": 6, "handler refused": 1}
     assert status.last_hit == 1767323046.0
     assert status.session_up
     assert status.problems == ()

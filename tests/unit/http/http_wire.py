@@ -46,6 +46,7 @@ class Record:
 
     def __init__(self):
         self.events = []
+        self.guarding = True
 
     def on_verdict(self, verdict):
         self.events.append((verdict.outcome.value, verdict, verdict.reason))
@@ -154,7 +155,7 @@ def all_cuts(data, *, longest=1200):
     yield "bytes", byte_by_byte(data)
     offsets = range(1, len(data))
     if len(data) > longest:
-        offsets = [*range(1, 200, 7), *range(len(data) - 200, len(data), 7)]
+        offsets = sorted({*range(1, min(200, len(data)), 7), *range(max(1, len(data) - 200), len(data), 7)})
     for at in offsets:
         yield f"cut at {at}", [data[:at], data[at:]]
 

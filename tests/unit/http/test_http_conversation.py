@@ -182,10 +182,6 @@ HEAD = request(b"HEAD / HTTP/1.1")
             b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + answer(b"x"),
         ),  # S44
         (GET_APP, b"HTTP/1.1 102 Processing\r\nContent-Length: 0\r\n\r\n" + answer(b"x")),
-        (
-            post(b"Upgrade: x", b"Connection: upgrade", b"Content-Length: 1", body=b"x"),
-            answer(b"x", b"Upgrade: x"),
-        ),  # S49
         (request(b"GET / HTTP/1.0", b"Connection: keep-alive", b"Upgrade: x"), answer(b"x")),
     ],
 )  # S43
@@ -220,12 +216,80 @@ def test_100_continue_comes_from_the_side_or_not_at_all(side):  # S42
     assert wire.conversation.idle
 
 
-def test_a_final_answer_instead_of_100_continue_leaves_the_body_to_come(side):
-    head = post(b"Expect: 100-continue", b"Content-Length: 5")
+EXPECTS = [
+    post(b"Expect: 100-continue", b"Content-Length: 5"),
+    post(b"Expect: 100-continue", b"Content-Length: 1000000"),
+    post(b"expect: 100-Continue", b"Transfer-Encoding: chunked"),
+    post(b"Expect: else", b"Content-Length: 5"),
+]
+FINAL = [
+    answer(b"no", status=b"417 Expectation Failed"),
+    answer(b"yes"),
+    b"HTTP/1.1 103 Early Hints\r\n\r\n" + answer(b"no", status=b"401 Unauthorized"),
+    b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n" + HELLO,
+    answer(b"no", b"Connection: close", status=b"417 Expectation Failed"),
+]
+
+
+@pytest.mark.parametrize("said", FINAL)
+@pytest.mark.parametrize("head", EXPECTS)
+@pytest.mark.parametrize("after", [b"hello", b"GET", GET_DEV, HELLO, NEXT + NEXT])
+def test_after_a_final_answer_instead_of_100_nothing_more_is_forwarded(side, head, said, after):  # S64
+    """Whether the next bytes are the body or another request cannot be told (RFC 9110, 10.1.1)."""
+    for _, pieces in all_cuts(said):
+        wire = Wire(to(side)).write(NEXT + head).say(side, answer(b"1"))
+        for piece in pieces:
+            wire.say(side, piece)
+            if not wire.over and bytes(wire.client).rpartition(b"HTTP/1.1 ")[2][:1] == b"4":
+                wire.write(after)
+        wire.write(after)
+        assert wire.received[side] == NEXT + head
+        assert wire.received[APP if side == DEV else DEV] == b""
+        assert wire.client == answer(b"1") + said
+        assert wire.log == [(CLOSE_CLIENT,)]
+
+
+def test_a_final_answer_without_length_instead_of_100_ends_with_its_connection(side):
+    wire = Wire(to(side)).write(EXPECTS[0]).say(side, EOF_ANSWER + b"a").write(NEXT).say(side, b"b")
+    assert wire.client == EOF_ANSWER + b"ab"
+    wire.do(wire.conversation.upstream_eof(side))
+    assert wire.received[side] == EXPECTS[0]
+    assert wire.log == [(CLOSE_CLIENT,)]
+
+
+@pytest.mark.parametrize("first", [b"h", b"hello"])
+def test_a_final_answer_to_a_body_that_has_begun_is_as_any_other(side, first):
+    head = EXPECTS[0]
     no = answer(b"no", status=b"417 Expectation Failed")
-    wire = Wire(to(side)).write(head).say(side, no).write(b"hello" + NEXT).say(side, answer(b"x"))
+    wire = Wire(to(side)).write(head, first).say(side, no).write(b"hello"[len(first) :] + NEXT)
+    wire.say(side, answer(b"x"))
     assert wire.received[side] == head + b"hello" + NEXT
     assert wire.client == no + answer(b"x")
+
+
+def test_a_final_answer_after_100_is_as_any_other(side):
+    told = b"HTTP/1.1 100 Continue\r\n\r\n" + answer(b"no")
+    wire = Wire(to(side)).write(EXPECTS[0]).say(side, told).write(b"hello" + NEXT).say(side, answer(b"x"))
+    assert wire.received[side] == EXPECTS[0] + b"hello" + NEXT
+    assert wire.client == told + answer(b"x")
+
+
+def test_a_final_answer_to_a_body_that_is_on_hold_is_as_any_other():
+    size = KEEP * 2
+    head = post(b"Expect: 100-continue", b"Content-Length: %d" % size)
+    wire = Wire(always).write(head, bytes(KEEP), bytes(KEEP))
+    assert not wire.conversation.reading_client
+    wire.say(DEV, answer(b"no"))
+    assert wire.dev == head + bytes(size)
+    assert wire.log == []
+
+
+def test_a_body_that_was_spliced_has_begun():
+    wire = Wire().write(EXPECTS[1])
+    wire.do(wire.conversation.client_spliced(10)).say(APP, answer(b"no"))
+    assert wire.log == []
+    wire.do(wire.conversation.client_spliced(1_000_000 - 10)).write(NEXT)
+    assert wire.app == EXPECTS[1] + NEXT
 
 
 def test_an_early_answer_is_delivered_and_the_upload_goes_on(side):  # S46
@@ -299,15 +363,31 @@ def test_bytes_sent_before_the_switch_reach_the_side_after_it(side):
     assert wire.conversation.reading_client
 
 
-def test_an_upgrade_that_is_not_taken_is_a_request_like_others(side):  # S49
+UPGRADE_BODY = post(b"Upgrade: x", b"Connection: upgrade", b"Content-Length: 1", body=b"x")
+
+
+@pytest.mark.parametrize("asked", [WEBSOCKET, UPGRADE_BODY])
+def test_an_upgrade_that_is_not_taken_is_a_request_like_others(side, asked):  # S49
     told = answer(b"x", b"Upgrade: websocket", b"Connection: upgrade")
-    wire = Wire(to(side)).write(WEBSOCKET + NEXT)
-    assert wire.received[side] == WEBSOCKET
-    wire.say(side, told)
-    assert wire.received[side] == WEBSOCKET + NEXT
-    assert not wire.conversation.pinned
-    wire.say(side, answer(b"y"))
-    assert wire.client == told + answer(b"y")
+    for _, pieces in all_cuts(told):
+        wire = Wire(to(side)).write(asked).say(side, *pieces).write(NEXT).say(side, answer(b"y"))
+        assert wire.received[side] == asked + NEXT
+        assert not wire.conversation.pinned
+        assert wire.client == told + answer(b"y")
+        assert wire.conversation.idle
+
+
+@pytest.mark.parametrize("asked", [WEBSOCKET, UPGRADE_BODY])
+@pytest.mark.parametrize("behind", [b"\x81\x00", NEXT, GET_DEV, b"\r\n"])
+def test_bytes_behind_an_upgrade_that_is_not_taken_are_no_request(side, asked, behind):  # S65
+    no = answer(b"no", b"Upgrade: websocket", status=b"426 Upgrade Required")
+    for _, pieces in all_cuts(no):
+        wire = Wire(to(side)).write(NEXT + asked + behind).say(side, answer(b"1")).say(side, *pieces)
+        wire.write(NEXT)
+        assert wire.received[side] == NEXT + asked
+        assert wire.received[APP if side == DEV else DEV] == b""
+        assert wire.client == answer(b"1") + no
+        assert wire.log == [(CLOSE_CLIENT,)]
 
 
 def test_a_switch_that_nobody_asked_for():

@@ -32,7 +32,6 @@ from http_wire import (
 
 def test_an_app_that_speaks_first_is_pinned():  # S56
     wire = Wire(always)
-    assert wire.conversation.undecided
     wire.say(APP, b"220 mail.test ESMTP\r\n")
     assert wire.client == b"220 mail.test ESMTP\r\n"
     assert wire.log == [(PIN, APP)]
@@ -69,14 +68,21 @@ def test_an_app_that_gives_up_waiting_does_not_disturb_a_session():
     assert wire.client == b""
     wire.say(DEV, answer(b"x"))
     assert wire.client == answer(b"x")
-    assert wire.log == [(RESET, APP), (CLOSE_CLIENT,)]
+    assert wire.log == [(RESET, APP)]
+    assert wire.conversation.idle
 
 
-@pytest.mark.parametrize("said", [b"", b"G", b"\r\n", b"\r", b"GET / HTTP/1.1\r"])
-def test_no_first_line_in_time_is_pinned(said):
+def test_time_alone_decides_nothing():  # S69
     wire = Wire(always)
-    if said:
-        wire.write(said)
+    assert not wire.conversation.undecided
+    assert wire.conversation.undecided_timeout() == []
+    assert wire.write(GET_DEV).dev == GET_DEV
+    assert not wire.conversation.undecided
+
+
+@pytest.mark.parametrize("said", [b"G", b"\r\n", b"\r", b"GET / HTTP/1.1\r"])
+def test_no_first_line_in_time_is_pinned(said):
+    wire = Wire(always).write(said)
     assert wire.conversation.undecided
     wire.do(wire.conversation.undecided_timeout())
     assert wire.app == said
@@ -134,12 +140,20 @@ def test_a_client_that_ends_between_messages_ends_it_all(side):
     assert wire.conversation.client_eof() == []
 
 
-def test_a_client_that_ends_within_a_later_head_is_refused(side):
-    wire = Wire(to(side)).write(GET_APP + NEXT[:20])
-    wire.do(wire.conversation.client_eof())
-    wire.say(side, answer(b"x"))
-    assert wire.received[side] == GET_APP
-    assert wire.client.startswith(answer(b"x") + b"HTTP/1.1 400 ")
+@pytest.mark.parametrize("half", [NEXT[:3], NEXT[:20], NEXT[:-1], b"\r\n" + NEXT[:3]])
+def test_a_later_head_that_is_cut_short_is_the_apps(side, half):  # S68
+    for before in (True, False):
+        wire = Wire(to(side)).write(GET_APP + half)
+        if before:
+            wire.say(side, answer(b"x"))
+        wire.do(wire.conversation.client_eof())
+        if not before:
+            wire.say(side, answer(b"x"))
+        assert wire.app == (GET_APP if side is APP else b"") + half
+        assert wire.dev == (GET_APP if side == DEV else b"")
+        assert wire.client == answer(b"x")
+        assert wire.log == [(SHUT, APP), (PIN, APP)]
+        assert wire.letters == ["F", "P"]
 
 
 @pytest.mark.parametrize(
@@ -195,20 +209,22 @@ def test_an_app_that_ends_before_anything_is_pinned():
     assert wire.letters == ["P"]
 
 
-def test_an_app_that_ends_under_a_sessions_answer_ends_the_client_after_it():
+def test_an_app_that_ends_under_a_sessions_answer_is_dialled_anew_when_needed():
     wire = Wire(always).write(GET_DEV)
     wire.do(wire.conversation.upstream_eof(APP))
     assert wire.log == [(RESET, APP)]
-    wire.say(DEV, answer(b"x"))
+    wire.say(DEV, answer(b"x")).write(NEXT)
     assert wire.client == answer(b"x")
-    assert wire.log == [(RESET, APP), (CLOSE_CLIENT,)]
+    assert wire.log == [(RESET, APP)]
+    assert wire.dev == GET_DEV + NEXT
 
 
 def test_an_app_that_fails_under_a_sessions_answer_likewise():
     wire = Wire(always).write(GET_DEV)
     assert wire.conversation.upstream_failed(APP, "lost", delivered=False) == []
     wire.say(DEV, answer(b"x"))
-    assert wire.log == [(CLOSE_CLIENT,)]
+    assert wire.log == []
+    assert wire.conversation.idle
 
 
 def test_an_app_that_ends_within_its_answer_is_passed_on_as_such():

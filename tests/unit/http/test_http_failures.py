@@ -13,6 +13,7 @@ from http_wire import (
     RESET,
     RESET_CLIENT,
     SHUT,
+    SHUT_CLIENT,
     TO_APP,
     TO_DEV,
     Outcome,
@@ -238,7 +239,8 @@ def test_an_app_that_has_gone_meanwhile_is_dialled_anew():
     assert wire.app == GET
     wire.say(APP, answer(b"x"))
     assert wire.client == answer(b"x")
-    assert wire.log == [(RESET, APP), (CLOSE_CLIENT,)]
+    assert wire.log == [(RESET, APP)]
+    assert wire.conversation.idle
 
 
 # A session that is known not to be there.
@@ -331,26 +333,28 @@ def test_after_any_byte_of_an_answer_nothing_is_sent_again(said):
         assert_502(wire, seen)
 
 
-def test_a_session_that_has_answered_and_fails_under_an_upload():
-    for end in ("eof", "failed"):
-        wire = Wire(always).write(post(b"Content-Length: 9", body=b"x")).say(DEV, answer(b"x"))
-        if end == "eof":
-            wire.do(wire.conversation.upstream_eof(DEV))
-            assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
-        else:
-            failed(wire, delivered=True)
-            assert wire.log == [(CLOSE_CLIENT,)]
+@pytest.mark.parametrize("told", [answer(b"x"), b"HTTP/1.1 200 OK\r\n\r\nx"])
+@pytest.mark.parametrize("side", [APP, DEV])
+def test_a_side_that_has_answered_and_half_closes_still_gets_the_rest_of_an_upload(side, told):  # S67
+    asked = post(b"Content-Length: 9", body=b"x")
+    wire = Wire(always if side == DEV else lambda _head: TO_APP).write(asked).say(side, told)
+    wire.do(wire.conversation.upstream_eof(side))
+    assert wire.client == told
+    assert wire.log == [(SHUT_CLIENT,)]
+    wire.write(b"12345", b"678" + NEXT)
+    assert wire.received[side] == asked + b"12345678"
+    assert wire.log == [(SHUT_CLIENT,), (CLOSE_CLIENT,)]
 
 
-def test_an_answer_that_ends_with_its_connection_under_an_upload():
-    wire = Wire(always).write(post(b"Content-Length: 9", body=b"x")).say(DEV, b"HTTP/1.1 200 OK\r\n\r\nx")
-    wire.do(wire.conversation.upstream_eof(DEV))
-    assert wire.log == [(CLOSE_CLIENT,)]
-    wire = Wire().write(post(b"Content-Length: 9", body=b"x")).say(APP, b"HTTP/1.1 200 OK\r\n\r\nx")
-    wire.do(wire.conversation.upstream_eof(APP))
-    assert wire.log[-1] != (CLOSE_CLIENT,)
-    wire.write(b"12345678")
+@pytest.mark.parametrize("half_closed", [True, False])
+def test_a_session_that_has_answered_and_fails_under_an_upload(half_closed):
+    wire = Wire(always).write(post(b"Content-Length: 9", body=b"x")).say(DEV, answer(b"x"))
+    if half_closed:
+        wire.do(wire.conversation.upstream_eof(DEV))
+    failed(wire, delivered=True)
+    assert wire.client == answer(b"x")
     assert wire.log[-1] == (CLOSE_CLIENT,)
+    assert wire.letters == ["F"]
 
 
 # Answers that cannot be followed. Of the session's nothing more reaches the client; the app is believed.
@@ -377,6 +381,7 @@ FIELDS = [
     b"Content-Length: 99999999999999999999",
     b"X: " + b"a" * MAX_HEAD,
     b"X: \x01",
+    b"X: a\r\n \r\nY: b",
 ]
 MISFRAMED = [
     *(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n\r\nx" for fields in FIELDS),
@@ -439,6 +444,55 @@ def test_a_broken_answer_after_a_good_one_and_after_an_interim_one():
         wire = Wire().write(GET + GET).say(APP, before + b"oops")
         assert wire.client == before + b"oops"
         assert wire.log == [(PIN, APP)]
+
+
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_interim_answers_of_a_session_are_bounded(size):  # S63
+    told = EARLY * 64 + b"HTTP/1.1 100 Continue\r\n\r\n" + answer(b"x")
+    wire = Wire(always).write(GET).say(DEV, *(told[at : at + size] for at in range(0, len(told), size)))
+    assert_502(wire, EARLY * 64)
+    assert wire.log == [(RESET, DEV), (CLOSE_CLIENT,)]
+
+
+def test_interim_answers_are_counted_per_request_and_the_apps_are_not():
+    told = EARLY * 64 + answer(b"x")
+    wire = Wire(always).write(GET + GET).say(DEV, told).say(DEV, told)
+    assert wire.client == told * 2
+    assert wire.conversation.idle
+    wire = Wire().write(GET).say(APP, EARLY * 1000 + answer(b"x"))
+    assert wire.client == EARLY * 1000 + answer(b"x")
+    assert wire.conversation.idle
+
+
+PADDED = [
+    b"5 \r\nhello\r\n0\r\n\r\n",
+    b"5\t ;a\r\nhello\r\n0 \r\n\r\n",
+    b"5\r\nhello\r\n0\r\nContent-Length: 50\r\ntransfer-encoding: x\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("body", PADDED)
+def test_padded_sizes_and_framing_trailers_of_an_answer_are_passed_on(body):  # S59, S60
+    told = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+    for side, verdict in ((APP, TO_APP), (DEV, TO_DEV)):
+        for _, pieces in all_cuts(told + answer(b"next")):
+            wire = Wire(lambda _head, verdict=verdict: verdict).write(GET + GET).say(side, *pieces)
+            assert wire.client == told + answer(b"next")
+            assert wire.conversation.idle
+
+
+def test_an_answer_with_too_many_extensions_breaks_off():  # S62
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunk = b"1;" + b"a" * 1023 + b"\r\nx\r\n"
+    wire = Wire(always).write(GET).say(DEV, head, *[chunk] * 20)
+    assert wire.client == head + chunk * 16
+    assert wire.log == [(RESET_CLIENT,)]
+    wire = Wire().write(GET).say(APP, head, *[chunk] * 20)
+    assert wire.client == head + chunk * 20
+    assert wire.log == [(PIN, APP)]
 
 
 def test_good_answers_then_half_a_head():

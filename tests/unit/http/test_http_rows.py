@@ -182,8 +182,22 @@ ROWS = [
     Row("S16", "F", chunked(b'5;a=b;c="d e"\r\nhello\r\n0\r\n\r\n')),
     Row("S16-last", "F", chunked(b"5\r\nhello\r\n0;end=1\r\n\r\n")),
     Row("S16-bws", "F", chunked(b"5 \t; a = b\r\nhello\r\n0\r\n\r\n")),
+    Row("S59", "F", chunked(b"5 \r\nhello\r\n0\r\n\r\n")),
+    Row("S59-tabs", "F", chunked(b"5\t \t\r\nhello\r\n0 \t \r\n\r\n")),
+    Row("S59-trailers", "F", chunked(b"5 ; a\t\r\nhello\r\n0\t\r\nX: y\r\n\r\n")),
     Row("S16-obs-text", "F", chunked(b"5;a=\xff\r\nhello\r\n0\r\n\r\n")),
     Row("S16-long", "F", chunked(b"5;" + LONG_EXT + b"\r\nhello\r\n0\r\n\r\n")),
+    Row("S62-fits", "F", chunked((b"1;" + b"a" * 1023 + b"\r\nx\r\n") * 16 + b"0\r\n\r\n")),
+    broken(
+        "S62",
+        (b"1;" + b"a" * 1023 + b"\r\nx\r\n") * 1024 + b"0\r\n\r\n",
+        (b"1;" + b"a" * 1023 + b"\r\nx\r\n") * 16,
+    ),
+    broken(
+        "S62-blanks",
+        (b"1" + b" " * 2048 + b"\r\nx\r\n") * 8 + b"0 \r\n\r\n",
+        (b"1" + b" " * 2048 + b"\r\nx\r\n") * 8,
+    ),
     broken("S16-too-long", b"5;" + LONG_EXT * 2 + b"\r\nhello\r\n0\r\n\r\n"),
     *(
         broken(f"S17-{at}", size + b"\r\nhello\r\n0\r\n\r\n")
@@ -195,8 +209,6 @@ ROWS = [
                 b" 5",
                 b"\t5",
                 b"-5",
-                b"5 ",
-                b"5\t",
                 b"5h",
                 b"",
                 b";a",
@@ -239,8 +251,9 @@ ROWS = [
     Row("S21-empty", "F", chunked(b"0\r\n\r\n")),
     Row("S21-trailers", "F", chunked(b"5\r\nhello\r\n0\r\nX-Sum: 1\r\nX: \r\ny:\xff\r\n\r\n")),
     Row("S21-crlf-data", "F", chunked(b"4\r\n\r\n\r\n\r\n0\r\n\r\n")),
-    broken("S21-length", b"0\r\nContent-Length: 5\r\n\r\n", b"0\r\n"),
-    broken("S21-coding", b"0\r\nX: 1\r\ntransfer-encoding: chunked\r\n\r\n", b"0\r\nX: 1\r\n"),
+    Row("S60", "F", chunked(b"5\r\nhello\r\n0\r\nContent-Length: 50\r\n\r\n")),
+    Row("S60-coding", "F", chunked(b"0\r\nX: 1\r\ntransfer-encoding: chunked\r\n\r\n")),
+    Row("S60-host", "F", chunked(b"0\r\nHost: b.test\r\nConnection: close\r\nContent-Length: x\r\n\r\n")),
     broken("S21-space", b"0\r\nX : 1\r\n\r\n", b"0\r\n"),
     broken("S21-fold", b"0\r\nX: 1\r\n 2\r\n\r\n", b"0\r\nX: 1\r\n"),
     broken("S21-lf", b"0\r\nX: 1\n\r\n", b"0\r\n"),
@@ -290,6 +303,12 @@ ROWS = [
     Row("S26-length", "R", post(b"Content-Length:\r\n 5", body=b"hello")),
     Row("S26-length-goes-on", "R", post(b"Content-Length: 5\r\n 0", body=b"hello")),
     Row("S26-conflict", "R", post(b"X: a\r\n b", b"Content-Length: 5", b"Content-Length: 6", body=b"hello")),
+    Row("S61", "R", get(b"X: a", b" ")),
+    Row("S61-tab", "R", get(b"X: a", b"\t \t", b"Y: b")),
+    Row("S61-first", "R", request(b"GET / HTTP/1.1", host=b" \r\nHost: a.test\r\n")),
+    Row("S61-last", "R", get(b"\t", b"")),
+    Row("S61-lf", "R", b"GET / HTTP/1.1\r\nHost: a.test\r\nX: a\n \n\r\n"),
+    Row("S61-smuggled", "R", get(b" ", b"Content-Length: 5")),
     Row("S27", "R", request(b"GET / HTTP/1.1", host=b" Host: a.test\r\n")),
     Row("S27-tab", "R", request(b"GET / HTTP/1.1", host=b"\tHost: a.test\r\n")),
     Row(
@@ -388,7 +407,6 @@ ROWS = [
     Row("S41-stays", "F", post(b"Connection: Content-Length, Host", b"Content-Length: 5", body=b"hello")),
     Row("S42", "F", post(b"Expect: 100-continue", b"Content-Length: 5", body=b"hello")),
     Row("S42-chunked", "F", post(b"Expect: 100-continue", b"Transfer-Encoding: chunked", body=HELLO)),
-    Row("S48", "F", get(b"Connection: Upgrade", b"Upgrade: websocket")),
     Row("S55-tls", "P", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(200))),
     Row("S55-ssh", "P", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n"),
     Row("S55-redis", "P", b"PING\r\n"),
@@ -404,6 +422,7 @@ ROWS = [
     Row("S58-fits", "F", get(b"X: " + b"a" * (MAX_HEAD - len(get(b"X: "))))),
     Row("S58-just-not", "P", get(b"X: " + b"a" * (MAX_HEAD - len(get(b"X: ")) + 1))),
     Row("probe", "A", get(b"User-Agent: kube-probe/1.31")),
+    Row("hook", "A", get(b"User-Agent: kube-lifecycle/1.31")),
     Row("probe-not", "F", get(b"User-Agent: x-kube-probe/1.31")),
 ]
 
@@ -479,15 +498,49 @@ LATER = [row for row in ROWS if row.verdict in "PR" and len(row.data) < 10_000]
 
 @pytest.mark.parametrize("rule", ["no rule", "matches", "matches first only"])
 @pytest.mark.parametrize("row", LATER, ids=lambda row: row.id)
-def test_bad_message_that_is_not_the_first_is_refused_after_the_answers_before_it(row, rule):
+def test_a_bad_message_is_the_same_at_any_position(row, rule):  # S68
+    """It is refused after the responses before it, or the app's once no session owes one."""
     side = APP if rule == "no rule" else DEV
     for _, pieces in all_cuts(get() + row.data + NEXT, longest=100):
         wire = Wire(RULES[rule], {side: [(get(), FIRST)]}).write(*pieces)
-        assert wire.received[side] == get()
-        assert wire.received[APP if side == DEV else DEV] == b""
-        assert wire.client.startswith(FIRST + b"HTTP/1.1 400 Bad Request\r\n")
-        assert wire.letters == ["F", "R"]
-        assert wire.log == [(CLOSE_CLIENT,)]
+        if row.verdict == "P":
+            assert wire.app == (get() if side is APP else b"") + row.data + NEXT
+            assert wire.dev == (get() if side == DEV else b"")
+            assert wire.client == FIRST
+            assert wire.log == [(PIN, APP)]
+        else:
+            assert wire.received[side] == get()
+            assert wire.received[APP if side == DEV else DEV] == b""
+            assert wire.client.startswith(FIRST + b"HTTP/1.1 400 Bad Request\r\n")
+            assert wire.log == [(CLOSE_CLIENT,)]
+        assert wire.letters == ["F", row.verdict]
+
+
+@pytest.mark.parametrize("rule", ["no rule", "matches"])
+@pytest.mark.parametrize("row", [row for row in LATER if row.verdict == "P"], ids=lambda row: row.id)
+def test_what_is_not_http_waits_for_a_session_and_not_for_the_app(row, rule):
+    side = APP if rule == "no rule" else DEV
+    wire = Wire(RULES[rule]).write(get() + row.data, NEXT)
+    assert wire.received[side] == get() + (row.data + NEXT if side is APP else b"")
+    assert wire.conversation.reading_client == wire.conversation.pinned == (side is APP)
+    wire.say(side, FIRST[:-3]).say(side, FIRST[-3:])
+    assert wire.client == FIRST
+    assert wire.app == (get() if side is APP else b"") + row.data + NEXT
+    assert wire.log == [(PIN, APP)]
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.verdict in "RB"], ids=lambda row: row.id)
+def test_nothing_is_refused_while_no_rule_stands(row):
+    """Nobody can be smuggled anything: what would be R or B is a pipe to the app."""
+    for before in (b"", get()):
+        for _, pieces in all_cuts(before + row.data + NEXT, longest=100):
+            wire = Wire(RULES["no rule"])
+            wire.record.guarding = False
+            wire.write(*pieces).say(APP, b"anything")
+            assert wire.app == before + row.data + NEXT
+            assert wire.client == b"anything"
+            assert wire.log == [(PIN, APP)]
+            assert wire.letters[-1] == "P"
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.verdict in "PRB"], ids=lambda row: row.id)

@@ -9,7 +9,7 @@ from tpnet.proxy.pool import LATE, SocketPool
 
 class Sock:
     def fileno(self):
-        return -1
+        return 1_000_000
 
     def close(self):
         pass
@@ -90,18 +90,33 @@ def test_empty_it_is_low_as_long_as_sockets_come_soon(bed):
     assert Level.AWAY not in bed.levels
 
 
-def test_empty_it_is_away_once_somebody_has_waited_and_back_with_the_first_sockets(bed):
+def test_nearly_empty_it_is_away_when_sockets_do_not_come_and_nobody_has_waited(bed):
+    bed.make()
+    bed.take(16)
+    bed.loop.now += 2 * LATE
+    bed.take(11)
+    assert bed.levels[-1] is Level.LOW
+    assert bed.take() == []
+    assert bed.levels[-1] is Level.AWAY
+    bed.make(10)
+    assert bed.levels[-1] is Level.LOW
+    bed.make()
+    assert bed.levels[-1] is Level.SERVES
+
+
+def test_those_who_wait_come_first_and_new_clients_when_there_is_more(bed):
     bed.make()
     waiting = bed.take(40)
-    bed.loop.now += LATE + 0.01
+    bed.loop.now += 2 * LATE
     bed.take()
     assert bed.levels[-1] is Level.AWAY
     bed.make(4)  # part of a batch: it all goes to those who wait
-    assert bed.levels[-1] is Level.AWAY
     assert sum(client.sock is not None for client in waiting) == 4
-    bed.make(10)  # one more than wait
-    assert bed.levels[-1] is Level.LOW
+    bed.loop.now += 2 * LATE
+    bed.pool.tick()
+    assert bed.levels[-1] is Level.AWAY
     bed.make()
+    assert all(client.sock for client in waiting)
     assert bed.levels[-1] is Level.SERVES
 
 
@@ -129,14 +144,11 @@ def test_what_goes_in_a_second_is_prepared_ahead_and_not_for_ever(bed):
             bed.make()
         bed.pool.tick()
         bed.make()
-    assert len(bed.pool.ready) >= 400
+    assert len(bed.pool.ready) >= 256
     assert len(bed.pool.ready) <= 512
     for _ in range(10):
         bed.pool.tick()
-    before = len(bed.pool.ready)
-    bed.take(before - 16)
-    bed.make()
-    assert len(bed.pool.ready) == 32
+    assert len(bed.pool.ready) == 32, "what is too many is closed"
 
 
 def test_it_grows_within_the_second(bed):
@@ -156,3 +168,29 @@ def test_it_never_has_more_ahead_than_it_may(bed):
         bed.pool.tick()
         bed.make()
     assert len(bed.pool.ready) <= 512
+
+
+def test_who_has_too_many_clients_declines_whatever_it_has_until_there_is_room(bed):
+    bed.make()
+    bed.pool.decline(declines=True)
+    assert bed.levels[-1] is Level.AWAY
+    bed.take(20)
+    bed.make()
+    assert bed.levels[-1] is Level.AWAY
+    bed.pool.decline(declines=False)
+    assert bed.levels[-1] is Level.SERVES
+
+
+def test_who_waits_gets_a_socket_however_late_it_comes(bed):
+    bed.asked = 0  # as if nobody had heard
+    client = Client()
+    assert bed.pool.take() is None
+    bed.pool.wait(client)
+    for _ in range(30):
+        bed.loop.now += 1
+        bed.pool.tick()
+    assert client.sock is None
+    assert bed.levels[-1] is Level.AWAY
+    bed.make()
+    assert client.sock is not None
+    assert bed.levels[-1] is Level.SERVES

@@ -1,10 +1,12 @@
 import gc
 import os
 import threading
+import time
 
 import pytest
 from worker_home import GET, MINE, POST_MINE, SESSION, WorkerHome, response
 
+from tpnet.kernel.signs import Level
 from tpnet.proxy.channel import AppRefused, Purpose
 from tpnet.proxy.context import UNDECIDED
 from tpnet.proxy.dialler import Peer
@@ -131,8 +133,35 @@ def test_an_app_that_is_still_being_dialled_is_let_go_of_as_well(home):
     home.spin()
     assert handler_of(home).got() == MINE
     assert home.app.accept() is None, "nobody waits for a socket any more"
-    assert len(home.context.waiting) == 0
+    assert home.dialler.pool(PEER).waiting == {}
     assert set(connection.upstreams) == {(SESSION, home.session.port, "i1")}
+
+
+class Signs:
+    """In the place of ``tpnet.kernel.signs.Signs``, which only root can make."""
+
+    def __init__(self):
+        self.alive = False
+
+    def last(self, _who):
+        return time.monotonic() if self.alive else 0.0
+
+
+def test_an_app_is_kept_while_sockets_to_dial_it_again_with_run_low_and_nobody_makes_more(home):
+    clients = [home.client()[0] for _ in range(2)]
+    apps = [home.app.accept() for _ in clients]
+    home.context.signs = Signs()
+    home.prepare = False
+    home.spin()
+    while home.dialler.pool(PEER).level is Level.SERVES:
+        home.dialler.pool(PEER).take().close()
+    clients[0].send(MINE)
+    home.spin()
+    assert apps[0].got() is None
+    home.context.signs.alive = True
+    clients[1].send(MINE)
+    home.spin()
+    assert apps[1].got() == b""
 
 
 def test_a_request_that_is_pinned_after_one_to_a_session_finds_the_app(home):

@@ -12,9 +12,10 @@ from tpnet.proxy.acceptor import Acceptor
 from tpnet.proxy.channel import AddTarget, AppRefused, Drained, Full, NeedSockets, Purpose
 from tpnet.proxy.context import LINGER, RETRY, Context
 from tpnet.proxy.counters import TargetCount
-from tpnet.proxy.dialler import WAITING, AppDialler, Peer
-from tpnet.proxy.drain import IDLE, LAST, Drain
+from tpnet.proxy.dialler import AppDialler, Peer
+from tpnet.proxy.drain import FORSAKEN, LAST, Drain
 from tpnet.proxy.lingering import LingeringClose
+from tpnet.proxy.pool import CROWD
 from tpnet.proxy.router import Router
 from tpnet.proxy.sessions import SessionState
 from tpnet.proxy.stream import Stream
@@ -43,14 +44,23 @@ class Door:
         self.served = []
         self.count = TargetCount()
         self.more = more
+        self.declined = 0
         self._clients = []
         self.acceptor = Acceptor(
-            home.context, self.sock, self.address[1] if port is None else port, self.count, self.serve
+            home.context,
+            self.sock,
+            self.address[1] if port is None else port,
+            self.count,
+            self.serve,
+            self.decline,
         )
 
     def serve(self, sock, peer):
         self.served.append((sock, peer))
         return self.more
+
+    def decline(self):
+        self.declined += 1
 
     def connect(self, times=1):
         self._clients += [socket.create_connection(self.address) for _ in range(times)]
@@ -115,6 +125,22 @@ def test_without_room_the_supervisor_is_asked_to_leave_clients_to_the_app(home, 
     assert len(door.served) == 2
     home.context.look_for_room()
     assert home.told[-1] == Full(full=False)
+
+
+def test_near_the_last_descriptor_the_target_with_most_clients_makes_way_for_the_others(home, door):
+    hog, other = door(), door()
+    for number, one in enumerate((hog, other)):
+        home.context.book.targets[number] = one.count
+    hog.count.open, other.count.open = 50, 2
+    home.context.loop.sockets += home.context.full_at
+    for one in (hog, other):
+        one.connect()
+    home.spin()
+    assert (len(hog.served), len(other.served)) == (1, 1), "who has come is served"
+    assert hog.declined
+    assert not other.declined
+    assert not home.context.full
+    home.context.loop.sockets -= home.context.full_at
 
 
 def test_a_few_clients_are_accepted_in_one_round_and_all_in_some(home, door):
@@ -199,9 +225,9 @@ def test_it_is_crowded_when_many_wait_for_a_socket_of_that_family(home):
         def given(self, sock):
             sock.close()
 
-    for _ in range(WAITING):
+    for _ in range(CROWD):
         assert not dial.crowded(v4)
-        dial.wait(Wants(), v4)
+        dial.pool(v4).wait(Wants())
     assert dial.crowded(v4)
     assert not dial.crowded(v6)
     dial.add_sockets(Purpose.APP4, [prepared()])
@@ -264,18 +290,15 @@ def test_what_each_verdict_counts(router, home):
 
 
 class Draining:
-    def __init__(self, drain, *, idle):
-        self.idle = idle
-        self.busy = self.done = False
-        self.idle_since = 0.0
+    def __init__(self, drain, *, idle=False, forsaken=False):
+        self.idle, self.forsaken = idle, forsaken
         self.ended = ""
         self._drain = drain
-        drain.connections.add(self)
+        drain.add(self)
 
     def _gone(self, how):
-        if not self.done:
-            self.done, self.ended = True, how
-            self._drain.connections.discard(self)
+        self.ended = self.ended or how
+        self._drain.connections.discard(self)
 
     def end(self):
         self._gone("FIN")
@@ -284,35 +307,46 @@ class Draining:
         self._gone("RST")
 
 
-def test_idle_connections_end_soon_busy_ones_at_a_message_and_the_rest_is_reset():
+def test_at_the_agents_end_silent_connections_wait_until_the_deadline_and_the_rest_is_reset():
     drain = Drain()
-    idle, busy, piped = Draining(drain, idle=True), Draining(drain, idle=False), Draining(drain, idle=False)
-    assert not drain.tick(0)
-    drain.begin(30)
-    assert not drain.tick(1)
-    assert idle.ended == "", "a request may be on its way"
-    drain.tick(1 + IDLE)
-    assert (idle.ended, busy.ended, piped.ended) == ("FIN", "", "")
-    busy.idle = busy.busy = True
-    drain.tick(29)
-    assert busy.ended == ""
-    drain.tick(30.5)
-    assert (busy.ended, piped.ended) == ("FIN", "")
-    assert drain.tick(30.1 + LAST)
-    assert piped.ended == "RST"
+    idle, busy = Draining(drain, idle=True), Draining(drain)
+    for now in (0, 1000):
+        drain.tick(now)
+    drain.finish(1030)
+    drain.tick(1029)
+    assert (idle.ended, busy.ended) == ("", "")
+    drain.tick(1030)
+    assert (idle.ended, busy.ended) == ("FIN", "")
+    assert not drain.over
+    drain.tick(1030 + LAST)
+    assert busy.ended == "RST"
+    assert drain.over
 
 
-def test_it_has_not_drained_while_a_client_is_being_closed(home):
+def test_only_what_the_app_has_left_is_reset_in_a_while_when_the_target_has_gone():
+    drain = Drain()
+    alive, forsaken = Draining(drain, idle=True), Draining(drain, forsaken=True)
+    drain.forsake(100)
+    drain.tick(99 + FORSAKEN)
+    assert forsaken.ended == ""
+    drain.keep()
+    drain.tick(100 + FORSAKEN)
+    assert forsaken.ended == "", "it is there again"
+    drain.forsake(200)
+    drain.tick(200 + FORSAKEN)
+    assert (alive.ended, forsaken.ended) == ("", "RST")
+
+
+def test_it_is_not_over_while_a_client_is_being_closed(home):
     drain = Drain()
     near, far = tcp_pair()
     stream = Stream(home.loop, home.context.pipes)
     stream.attach(Socket(fileno=near.detach()), print)
     LingeringClose(home.context, stream, drain.closing)
-    drain.begin(0)
-    assert not drain.tick(1)
+    assert not drain.over
     far.close()
     home.spin()
-    assert drain.tick(2)
+    assert drain.over
 
 
 # Orderly closes.
@@ -385,16 +419,19 @@ def test_a_target_serves_drains_and_says_so():
         home.spin()
         assert client.recv(1000) == response(b"app")
         assert context.book.targets[7].open == 1
-        target.remove(1.0)
+        target.remove(3, gone=False)
         now = context.loop.now
-        for second in range(3):
+        for second in range(1000):
             target.tick(now + second)
-            home.spin()
-        assert client.recv(10) == b""
+        home.spin()
+        client.sendall(GET)
+        home.spin()
+        assert far.recv(1000) == GET, "it lives on"
         client.close()
         far.close()
         home.spin()
-        target.tick(now + 4)
-        assert told[-1] == Drained(7)
+        assert told[-1] != Drained(7, 3)
+        target.tick(now + 1000)
+        assert told[-1] == Drained(7, 3)
         assert context.removed == [7]
         assert context.book.targets[7].open == 0

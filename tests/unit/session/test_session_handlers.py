@@ -116,7 +116,6 @@ def test_watch_tells_changes_and_only_changes():
         handler = Handler("127.0.0.1", server.getsockname()[1])
         try:
             assert await watch.add("a", handler) == ""
-            assert await watch.add("b", Handler("unknown.invalid", 80))
             task = asyncio.create_task(watch.run())
             watch.look_now()
             await asyncio.sleep(0.1)
@@ -131,6 +130,38 @@ def test_watch_tells_changes_and_only_changes():
             task.cancel()
         finally:
             server.close()
+            watch.close()
+
+    asyncio.run(main())
+
+
+def test_name_that_takes_long_to_look_up_keeps_no_other_handler_waiting(monkeypatch):
+    async def main():
+        said, slow = asyncio.Event(), asyncio.Event()
+        watch = HandlerWatch(said.set)
+        server = socket.create_server(("127.0.0.1", 0))
+        try:
+            await watch.add("a", Handler("127.0.0.1", server.getsockname()[1]))
+            await watch.add("b", Handler("::1", 1))
+            watch._handlers["b"] = Handler("slow.example", 80)
+            lookups = []
+
+            async def getaddrinfo(*args, **_):
+                lookups.append(args)
+                await slow.wait()
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+            task = asyncio.create_task(watch.run())
+            watch.look_now()
+            await asyncio.sleep(0.05)
+            server.close()
+            async with asyncio.timeout(5):
+                await said.wait()
+            assert watch.problem("a").startswith("nothing listens on")
+            assert len(lookups) == 1, "one look at a time"
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        finally:
             watch.close()
 
     asyncio.run(main())

@@ -85,7 +85,7 @@ def scene(monkeypatch):
         async def main():
             end, said, pulses = FakeEnd(), [], []
 
-            def pulse(sock, changed):
+            def pulse(sock, changed, path_found):
                 pulses.append(FakePulse(end, changed, answers))
                 return pulses[-1]
 

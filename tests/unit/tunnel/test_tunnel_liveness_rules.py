@@ -18,7 +18,7 @@ def watched():
 def test_heartbeat_is_sixteen_bytes_and_its_echo_differs_in_kind_alone():
     ask = Pulse().ask(1.5)
     echo, _ = watched().datagram(ask, BOB, 0)
-    assert ask == b"tH" + struct.pack("!HIQ", 0, 0, 1_500_000_000)
+    assert ask == b"tH" + struct.pack("!HIH6x", 0, 0, 1280)
     assert echo == b"tE" + ask[2:]
 
 
@@ -33,6 +33,19 @@ def test_up_at_the_first_heartbeat_down_after_two_seconds_without():
     assert state.check(10.5 + DEAD_AFTER + 1) == [], "told once"
     assert not state.get(BOB).up
     assert state.datagram(pulse.ask(20), BOB, 20)[1] is True
+
+
+def test_after_a_pause_of_the_watcher_nobody_is_gone_before_he_was_listened_to():
+    state, pulse = watched(), Pulse()
+    state.datagram(pulse.ask(10), BOB, 10)
+    for tenths in range(1, 6):
+        assert state.check(10 + tenths / 10) == []
+    assert state.check(20) == [], "what has come meanwhile is not read yet"
+    assert state.get(BOB).up
+    state.datagram(pulse.ask(20.05), BOB, 20.05)
+    assert state.check(20.1) == []
+    assert state.check(30) == []
+    assert state.check(30.1) == [BOB], "nothing had come"
 
 
 def test_a_few_lost_heartbeats_do_no_harm():
@@ -62,14 +75,17 @@ def test_expected_anew_is_down_until_heard():
     assert not state.get(BOB).up
 
 
-@given(st.binary(max_size=64).filter(lambda data: len(data) != 16 or data[:2] != b"tH"))
+@given(
+    st.binary(max_size=64).filter(lambda data: len(data) < 16 or data[:2] != b"tH")
+    | st.integers(1233, 2000).map(lambda size: b"tH".ljust(size, b"\0"))
+)
 def test_anything_else_is_ignored(data):
     state = watched()
     assert state.datagram(data, BOB, 0) == (None, False)
     assert not state.get(BOB).up
 
 
-@given(st.binary(min_size=14, max_size=14))
+@given(st.binary(min_size=14, max_size=14) | st.integers(14, 1230).map(bytes))
 def test_an_echo_is_as_long_as_what_asked_for_it(rest):
     echo, _ = watched().datagram(b"tH" + rest, BOB, 0)
     assert echo == b"tE" + rest
@@ -124,10 +140,47 @@ def test_goodbye_is_known_at_once_and_undone_by_the_next_echo():
     assert (pulse.up, pulse.gone) == (True, False)
 
 
+def test_probe_has_the_size_that_is_asked_and_its_echo_counts_only_with_that():
+    state, pulse = watched(), Pulse()
+    pulse.datagram(state.datagram(pulse.ask(0), BOB, 0)[0], 0.01)
+    asks = pulse.probes(10)
+    assert [len(ask) for ask in asks] == [1280 - 48, 16]
+    cut = b"tE" + asks[0][2:16]
+    pulse.datagram(cut, 10.01)
+    assert pulse.path._passed == 0, "what came back is not what was sent"
+    echo, _ = state.datagram(asks[0], BOB, 10)
+    assert len(echo) == len(asks[0])
+    pulse.datagram(echo, 10.01)
+    assert pulse.path._passed == 1280
+
+
+def test_agent_is_told_the_size_of_the_path_and_gives_each_change_once():
+    state, pulse = watched(), Pulse()
+    assert state.paths(0) == []
+    state.datagram(pulse.ask(0), BOB, 0.1)
+    assert state.paths(2) == [(BOB, 1280)]
+    assert state.paths(4) == []
+    pulse.path.size = 1232
+    state.datagram(pulse.ask(5), BOB, 5)
+    assert state.get(BOB).path == 1232
+    assert state.paths(5) == [(BOB, 1232)]
+    pulse.path.size = 1280
+    state.datagram(pulse.ask(5.1), BOB, 5.1)
+    assert state.paths(5.2) == [], "once a second at most"
+    assert state.paths(6.1) == [(BOB, 1280)]
+
+
+@given(st.integers(0, 0xFFFF))
+def test_size_that_is_none_means_the_smallest(size):
+    state = watched()
+    state.datagram(b"tH" + struct.pack("!HIH6x", 0, 0, size), BOB, 0)
+    assert state.get(BOB).path == (size if 560 <= size <= 1280 else 0)
+
+
 def test_unanswered_heartbeats_are_forgotten():
     pulse = Pulse()
     first = pulse.ask(0)
     for number in range(1000):
         pulse.ask(number)
-    assert len(pulse._asked) <= 16
+    assert len(pulse._asked) <= 128
     assert pulse.datagram(b"tE" + first[2:], 1000) is False

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tpnet.agent.reconcile import Wanted
     from tpnet.control.local.store import TargetKey
     from tpnet.model import Intercept, Session
+    from tpnet.rules import Probe
 
 
 class ClusterBook:
@@ -23,12 +24,16 @@ class ClusterBook:
 
     def __init__(self) -> None:
         self._wanted: dict[TargetKey, Wanted] = {}
+        self._probes: dict[TargetKey, tuple[Probe, ...]] = {}
         self.sessions: dict[str, SessionEntry] = {}
         self.intercepts: dict[str, InterceptEntry] = {}
 
-    def set_wanted(self, wanted: Mapping[TargetKey, Wanted]) -> None:
-        """From now on these targets, with these rules."""
+    def set_wanted(
+        self, wanted: Mapping[TargetKey, Wanted], probes: Mapping[TargetKey, tuple[Probe, ...]]
+    ) -> None:
+        """From now on these targets, with these rules, and with these probes of the kubelet's."""
         self._wanted = dict(wanted)
+        self._probes = dict(probes)
         found: dict[str, Intercept] = {}
         for rules in self._wanted.values():
             for one in rules:
@@ -57,6 +62,10 @@ class ClusterBook:
         """See ``Book``. While the tunnel lives nobody asks, so there is no number to tell."""
         del name
         return 0.0
+
+    def probes(self, key: TargetKey) -> tuple[Probe, ...]:
+        """See ``Book``."""
+        return self._probes.get(key, ())
 
     def desired(self) -> Mapping[TargetKey, Wanted]:
         """See ``Book``."""

@@ -18,6 +18,7 @@ from tpnet.agent.cluster.book import ClusterBook
 from tpnet.agent.cluster.decide import REFUSED, SESSION_GONE, LeaseState, decide
 from tpnet.agent.cluster.publish import Publisher
 from tpnet.agent.cluster.world import World, keep_running
+from tpnet.agent.namespace import addresses_of_node
 from tpnet.control.kubernetes.library import library
 from tpnet.model import Refused, Session, TpnetError
 
@@ -41,6 +42,8 @@ STEP_PAUSE = 0.02
 LEAVING_SECONDS = 12.0
 """Seconds that a session may use the tunnel after its last intercept here: what is under way is to be answered, and
 who comes back soon has a tunnel. More than the session itself keeps its end, and two of silence."""
+NODE_EVERY = 30.0
+"""Seconds between two looks at the node's own addresses, if no new target asks for one."""
 GOODBYE_SECONDS = 2.0
 """Seconds for the last words to the API server."""
 
@@ -70,6 +73,7 @@ class ClusterOrders:
         self._tasks: list[asyncio.Task[None]] = []
         self._goodbye: asyncio.Task[None] | None = None
         self._seen: object = None
+        self._node_at = 0.0
         self._leaving: dict[str, float] = {}  # sessions that no intercept here goes to any more, since when
         self._undo = contextlib.AsyncExitStack()
         self._cluster: tuple[Api, World] | None = None
@@ -151,7 +155,10 @@ class ClusterOrders:
         world, publisher = running.world, running.publisher
         world.follow(world.view())
         outcome = decide(world.view())
-        self.book.set_wanted(outcome.wanted)
+        if not outcome.wanted.keys() <= self.book.desired().keys() or time.monotonic() > self._node_at:
+            self._node_at = time.monotonic() + NODE_EVERY
+            running.parts.targets.set_node(await asyncio.to_thread(addresses_of_node))
+        self.book.set_wanted(outcome.wanted, outcome.probes)
         await self._set_sessions(wanted_sessions(outcome), running.parts)
         await running.answers.reconcile()
         self._outcome = outcome

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tpnet.agent.cluster.facts import Endpoint, Key, Lease, Pod, Service, Wish, Workload
     from tpnet.control.local.store import TargetKey
+    from tpnet.rules import Probe
 
 CONFLICT, REFUSED, SESSION_GONE, NO_SESSION = "Conflict", "Refused", "SessionGone", "NoSession"
 CONFLICT_ELSEWHERE = "ConflictElsewhere"
@@ -111,10 +112,14 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``wanted``: every target to be redirected, with the intercepts whose rules are to stand, oldest first."""
+    """``wanted``: every target to be redirected, with the intercepts whose rules are to stand, oldest first.
+
+    ``probes``: what the kubelet asks of each of these.
+    """
 
     wanted: dict[TargetKey, tuple[Intercept, ...]]
     cases: dict[Key, Case]
+    probes: dict[TargetKey, tuple[Probe, ...]] = field(default_factory=dict)
 
 
 def decide(view: View) -> Outcome:
@@ -140,7 +145,9 @@ def decide(view: View) -> Outcome:
             rules = wanted.setdefault(spot.key, ())
             if standing.state is LeaseState.LIVE:
                 wanted[spot.key] = (*rules, intercept_at(wish, spot))
-    return Outcome(wanted, cases)
+    asked = {pod.target: pod.probes for pod in view.pods.values() if pod.probes}
+    probes = {key: tuple(probe for port, probe in asked.get(key[0], ()) if port == key[1]) for key in wanted}
+    return Outcome(wanted, cases, {key: found for key, found in probes.items() if found})
 
 
 def intercept_at(wish: Wish, spot: Spot) -> Intercept:
@@ -163,6 +170,7 @@ def intercept_at(wish: Wish, spot: Spot) -> Intercept:
         on_failure=spec.on_failure,
         created=wish.created,
         serial=int(wish.created),
+        connect_timeout=spec.connect_timeout_seconds,
     )
 
 

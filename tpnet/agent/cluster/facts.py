@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpnet.control.kubernetes.convert import from_api
 from tpnet.model import InterceptReport, InterceptSpec, SessionSpec, TpnetError
+from tpnet.rules import Probe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -55,7 +59,8 @@ class Wish:
 class Pod:
     """A pod of this node. ``target`` is what ``resolve_targets`` takes; ``owner`` the kind and name of what made it.
 
-    ``ports`` are the TCP ports that its containers declare, with their names; those of native sidecars too.
+    ``ports`` are the TCP ports that its containers declare, with their names; those of native sidecars too. ``probes``:
+    what its kubelet asks by HTTP, with the port.
     """
 
     namespace: str
@@ -65,6 +70,7 @@ class Pod:
     ips: tuple[str, ...]
     ports: tuple[tuple[str, int], ...]
     owner: tuple[str, str]
+    probes: tuple[tuple[int, Probe], ...] = ()
     host_network: bool = False
     running: bool = False
     ready: bool = False
@@ -166,12 +172,47 @@ def pod_of(item: Object) -> Pod:
         ips=ips,
         ports=ports,
         owner=_owner_of(meta),
+        probes=tuple(probe for container in containers for probe in _probes_of(container, ips)),
         host_network=bool(spec.get("hostNetwork")),
         running=any("running" in (one.get("state") or {}) for one in states),
         ready=conditions.get("Ready") == "True",
         ended=status.get("phase") in {"Succeeded", "Failed"},
         leaving="deletionTimestamp" in meta,
     )
+
+
+def _probes_of(container: Object, ips: tuple[str, ...]) -> Iterator[tuple[int, Probe]]:
+    """What the kubelet asks a container by plain HTTP, as it writes it on the wire.
+
+    kubernetes/kubernetes: pkg/probe/http/request.go, pkg/kubelet/lifecycle/handlers.go.
+    """
+    hooks = container.get("lifecycle") or {}
+    actions = [container.get(kind) for kind in ("livenessProbe", "readinessProbe", "startupProbe")]
+    actions += [hooks.get(kind) for kind in ("postStart", "preStop")]
+    for action in actions:
+        get = (action or {}).get("httpGet")
+        if (
+            not get
+            or str(get.get("scheme") or "HTTP").upper() != "HTTP"
+            or get.get("host", "") not in {"", *ips}
+        ):
+            continue
+        port = _number_of(get.get("port"), container)
+        headers = tuple(
+            (str(one.get("name", "")), str(one.get("value") or "")) for one in get.get("httpHeaders") or ()
+        )
+        # An empty value of these two means: none at all.
+        sent = tuple(one for one in headers if one[1] or one[0].lower() not in {"accept", "user-agent"})
+        path = str(get.get("path") or "/").partition("#")[0]
+        yield port, Probe(path if path.startswith("/") else f"/{path}", sent)
+
+
+def _number_of(port: object, container: Object) -> int:
+    """A probe's port, which may be the name of one of the container's; 0 for one that is none."""
+    if isinstance(port, int):
+        return port
+    named = (one for one in container.get("ports") or () if one.get("name") == port)
+    return next((int(one["containerPort"]) for one in named), int(str(port)) if str(port).isdecimal() else 0)
 
 
 def _owner_of(meta: Object) -> tuple[str, str]:

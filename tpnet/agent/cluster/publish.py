@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -134,10 +135,13 @@ class Publisher:
 
     def _part(self, case: Case) -> NodeReport | None:
         wish, hits, last_hit = case.wish, 0, 0.0
+        missed: Counter[str] = Counter()
         if case.spots:
             count = self._parts.ledger.intercept(intercept_at(wish, case.spots[0]))
             before = self._before.setdefault(wish.uid, self._seen(wish))
             hits = count.get("hits", 0) + (before.hits if before is not None else 0)
+            missed.update(count.get("reasons", {}))
+            missed.update({one.reason: one.count for one in before.missed} if before is not None else {})
             last_hit = count.get("last_hit", 0.0) or (
                 seconds_of(before.last_hit) if before is not None else 0.0
             )
@@ -148,6 +152,7 @@ class Publisher:
             session_up=self._parts.sessions.up(wish.spec.session),
             hits=hits,
             last_hit=last_hit,
+            missed=missed,
         )
 
     def _seen(self, wish: Wish) -> NodeReport | None:
@@ -169,14 +174,14 @@ class Publisher:
             return
         where = "part", wish.key, wish.uid
         if part is not None and seen is not None:
-            counted = replace(part, hits=seen.hits, last_hit=seen.last_hit)
+            counted = replace(part, hits=seen.hits, last_hit=seen.last_hit, missed=seen.missed)
             every = FIRST_HITS_EVERY if seen.hits < FIRST_HITS else HITS_EVERY
             if counted == seen and time.monotonic() - self.writer.written_at(where) < every:
                 return
             if counted == seen:
                 self.writer.put(where, part, lambda: self._apply_part(wish, part))
                 return
-        uncounted = part and replace(part, hits=0, last_hit="")
+        uncounted = part and replace(part, hits=0, last_hit="", missed=())
         self.writer.put(where, uncounted, lambda: self._apply_part(wish, part))
 
     async def _apply_part(self, wish: Wish, part: NodeReport | None) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from tpnet.agent.cluster.decide import CONFLICT, NO_SESSION, SESSION_GONE, LeaseState
 from tpnet.agent.cluster.facts import time_text
-from tpnet.model import Condition, ConditionStatus, EndpointReport, InterceptReport, NodeReport
+from tpnet.model import Condition, ConditionStatus, EndpointReport, InterceptReport, MissedReport, NodeReport
 from tpnet.rules import describe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from tpnet.agent.cluster.decide import Case, Spot
     from tpnet.control.local.store import TargetKey
@@ -36,11 +36,12 @@ def part_of(
     session_up: bool,
     hits: int,
     last_hit: float,
+    missed: Mapping[str, int],
 ) -> NodeReport | None:
     """This node's part; ``None`` when the intercept has nothing here.
 
     ``trouble`` says why a target is not redirected at this moment, as a sentence; empty when it is. ``last_hit`` in
-    Unix seconds.
+    Unix seconds. ``missed``: matched requests that did not reach the session, by reason.
     """
     if not case.spots:
         return None
@@ -58,6 +59,7 @@ def part_of(
         session_up=session_up,
         hits=hits,
         last_hit=time_text(last_hit),
+        missed=tuple(MissedReport(reason, count) for reason, count in sorted(missed.items()) if count),
         message=message[:_MOST_TEXT],
         reason=case.problem.reason if case.problem is not None else "",
     )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ def objects_of(intercept: Intercept, labels: Mapping[str, str]) -> Object:
         path=intercept.path,
         handler=intercept.handler,
         on_failure=intercept.on_failure,
+        connect_timeout_seconds=intercept.connect_timeout,
     )
     return {"metadata": {"name": name, "namespace": namespace, "labels": dict(labels)}, "spec": to_api(spec)}
 
@@ -56,6 +58,7 @@ def model_intercept(obj: Object, serial: int = 0, port: int = 0) -> Intercept:
         on_failure=spec.on_failure,
         created=unix_time(meta["creationTimestamp"]),
         serial=serial,
+        connect_timeout=spec.connect_timeout_seconds,
     )
 
 
@@ -64,6 +67,9 @@ def status_of(obj: Object) -> InterceptStatus:
     report = from_api(InterceptReport, obj.get("status") or {})
     problems = _problems(report)
     last = [unix_time(part.last_hit) for part in report.nodes if part.last_hit]
+    missed: Counter[str] = Counter()
+    for part in report.nodes:
+        missed.update({one.reason: one.count for one in part.missed})
     # What the agents concluded together, if they have: a node's part may be a step behind.
     ready, slash, total = report.redirected.partition("/")
     return InterceptStatus(
@@ -74,6 +80,7 @@ def status_of(obj: Object) -> InterceptStatus:
         session_up=bool(report.nodes) and all(part.session_up for part in report.nodes),
         hits=sum(part.hits for part in report.nodes),
         last_hit=max(last, default=0.0),
+        reasons=dict(missed),
         problems=tuple(problems),
     )
 

@@ -11,13 +11,15 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from tpnet.model import Conflict, Intercept, InvalidInput, NotThere, Refused, Session
+from tpnet.model import MAX_CONNECT_SECONDS, Conflict, Intercept, InvalidInput, NotThere, Refused, Session
 from tpnet.model.names import check_name
 from tpnet.rules import check_rules, conflict_error, find_conflict
 from tpnet.tunnel import check_public_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from tpnet.rules import Probe
 
 LEASE = 30.0
 """Seconds that a session stands without being renewed."""
@@ -124,6 +126,11 @@ class Store:
         for what, port in (("port", intercept.port), ("tunnel port", intercept.tunnel_port)):
             if not 0 < port < 65536:
                 raise InvalidInput(f"The {what} of {intercept.name} is {port}; ports are 1 to 65535.")
+        if not 0 < intercept.connect_timeout <= MAX_CONNECT_SECONDS:
+            raise InvalidInput(
+                f"The connect timeout of {intercept.name} is {intercept.connect_timeout} s; it may be 1 to "
+                f"{MAX_CONNECT_SECONDS}."
+            )
         check_rules(intercept.headers, intercept.path)
         owner = self.session(intercept.session).session.user
         if owner != intercept.user:
@@ -192,6 +199,11 @@ class Store:
         """Whether its handler listens, as far as the session has said; until then it is taken to."""
         entry = self.sessions.get(intercept.session)
         return entry is not None and entry.handlers.get(intercept.name, True)
+
+    def probes(self, key: TargetKey) -> tuple[Probe, ...]:
+        """What the kubelet asks of a target: without a cluster there is none."""
+        del key
+        return ()
 
     def desired(self) -> dict[TargetKey, tuple[Intercept, ...]]:
         """Every target to be redirected, with the intercepts whose rules are to stand, oldest first."""

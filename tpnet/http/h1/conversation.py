@@ -81,10 +81,10 @@ class Conversation:
     def undecided(self) -> bool:
         """Whether it cannot yet be told that this is HTTP."""
         state = self._state
-        if state.begun or (state.phase is not BETWEEN and state.phase is not IN_HEAD):
+        if state.begun:
             return False
         partial = state.requests.partial
-        return partial is None or not partial.first_line
+        return partial is not None and not partial.first_line
 
     @property
     def idle(self) -> bool:
@@ -177,7 +177,7 @@ class Conversation:
         """``count`` bytes of the body went to its side unseen."""
         out: list[Command] = []
         framing = self._state.requests
-        framing.body -= count
+        framing.spliced(count)
         if not framing.body:
             self._requests.body_ended(out)
         return out
@@ -196,6 +196,10 @@ class Conversation:
             self._state.pin_app("no complete first line in time", out)
         return out
 
+    def finish(self, *, mark: bool) -> None:
+        """End after the next response that has not begun; with ``mark``, that response says so."""
+        self._state.finishing = mark
+
     # Inputs from upstream.
 
     def upstream_data(self, side: Side, data: bytes) -> Commands:
@@ -212,6 +216,7 @@ class Conversation:
             or framing.left is not None
             or framing.partial is not None
             or state.ending is not None
+            or state.finishing is not None
             or (side is not APP and side not in exchanges.confirmed)
         ):
             return self._upstream_data(side, data)

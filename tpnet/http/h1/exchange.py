@@ -28,6 +28,9 @@ PIPELINE: Final = 256
 IDEMPOTENT: Final = frozenset({b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"})
 """Methods that may be sent twice (RFC 9110, 9.2.2)."""
 
+MAX_INTERIM: Final = 64
+"""Interim responses (1xx) of a session to one request. One or two are usual; without end they hold a client for ever."""
+
 UNANSWERED, INTERIM, BEGUN, ANSWERED = range(4)
 """How far a response has gone to the client: not at all; 1xx only; its head; all of it."""
 
@@ -39,15 +42,18 @@ class Exchange:
     """One request under way.
 
     ``kept``: all bytes of it so far, for the case that its session fails, or ``None`` if they are not kept. A
-    request that came in one piece is kept as that very object.
+    request that came in one piece is kept as that very object. ``interim``: interim responses so far.
+    ``continued``: one was 100.
     """
 
-    __slots__ = ("head", "kept", "progress", "verdict")
+    __slots__ = ("continued", "head", "interim", "kept", "progress", "verdict")
 
     def __init__(self, head: RequestHead, verdict: Verdict) -> None:
         self.head = head
         self.verdict = verdict
         self.progress = UNANSWERED
+        self.interim = 0
+        self.continued = False
         self.kept: bytes | bytearray | None = None
 
 

@@ -8,7 +8,7 @@ pass on.
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tpnet.http.h1.body import BROKEN, DONE, MORE, ChunkedReader
 from tpnet.http.h1.grammar import CHUNKED, UNTIL_EOF, Bad, PartialHead
@@ -25,11 +25,12 @@ _BROKEN_BODY = Bad(Outcome.PIN, "its chunked body is malformed")
 class RequestFraming:
     """Of the client's bytes."""
 
-    __slots__ = ("_chunks", "body", "partial", "unit")
+    __slots__ = ("_chunks", "body", "partial", "touched", "unit")
 
     def __init__(self) -> None:
         self.partial: PartialHead | None = None  # the beginning of a head
         self.body = 0  # what is left of the body under way: bytes, or CHUNKED
+        self.touched = False  # a byte of that body has come
         self._chunks: ChunkedReader | None = None
         self.unit = b""  # the beginning of a unit of its chunks
 
@@ -64,11 +65,13 @@ class RequestFraming:
     def begin_body(self, length: int) -> None:
         """A body follows: bytes, or ``CHUNKED``."""
         self.body = length
+        self.touched = False
         if length == CHUNKED:
             self._chunks = ChunkedReader()
 
     def follow(self, data: bytes, at: int) -> tuple[int, int]:
         """The offset up to which the body is good to pass on, and ``MORE``, ``DONE`` or ``BROKEN``."""
+        self.touched = self.touched or at < len(data)
         left = self.body
         if left > 0:
             stop = min(len(data), at + left)
@@ -82,6 +85,11 @@ class RequestFraming:
             self.body = 0
             self._chunks = None
         return stop, status
+
+    def spliced(self, count: int) -> None:
+        """So many bytes of the body have gone their way unseen."""
+        self.body -= count
+        self.touched = True
 
     def forget(self) -> bytes:
         """Give up following, and what was kept."""
@@ -99,8 +107,10 @@ class Part(Enum):
 
     MORE = auto()
     """Nothing: more is to come."""
+    CONTINUE = auto()
+    """The head of a 100."""
     INTERIM = auto()
-    """The head of an interim response (1xx)."""
+    """The head of another interim response (1xx)."""
     SWITCH = auto()
     """The head of a 101."""
     TUNNEL = auto()
@@ -111,7 +121,8 @@ class Part(Enum):
     """A final response."""
 
 
-MORE_TO_COME, INTERIM_HEAD, SWITCH_HEAD, TUNNEL_HEAD, FINAL_HEAD, RESPONSE_ENDS = Part
+MORE_TO_COME, CONTINUE_HEAD, INTERIM_HEAD, SWITCH_HEAD, TUNNEL_HEAD, FINAL_HEAD, RESPONSE_ENDS = Part
+_INTERIM: Final = {100: CONTINUE_HEAD, 101: SWITCH_HEAD}
 
 
 class ResponseFraming:
@@ -153,7 +164,7 @@ class ResponseFraming:
             return at, head
         end, status, left, closes = head
         if status < 200:
-            return end, SWITCH_HEAD if status == 101 else INTERIM_HEAD
+            return end, _INTERIM.get(status, INTERIM_HEAD)
         if kind == CONNECT and status < 300:
             return end, TUNNEL_HEAD
         self.closes = closes

@@ -27,7 +27,8 @@ from tpnet.http.h1.grammar import (
     body_length,
     persists,
 )
-from tpnet.http.verdict import Outcome
+from tpnet.http.h1.upgrade import names_carrier
+from tpnet.http.verdict import OF_KUBELET, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,8 @@ _authority: Final = re.compile(rb"[^/?#@]+").fullmatch
 
 # The fields that framing, persistence or a verdict depend on, in a head turned to lower case.
 _noted: Final = re.compile(
-    rb"\n(connection|content-length|transfer-encoding|upgrade|expect|host|user-agent(?=:[ \t]*kube-probe/))"
+    rb"\n(connection|content-length|transfer-encoding|upgrade|expect|host"
+    rb"|user-agent(?=:[ \t]*kube-(?:probe|lifecycle)/))"
     rb":[ \t]*([^\r\n]*)"
 ).findall
 _field: Final = re.compile(FIELD).fullmatch
@@ -61,7 +63,7 @@ _unnoted_field: Final = re.compile(
     rb"(?:[ABDFGI-SV-Zabdfgi-sv-z]"
     + TOKEN
     + rb"*+|(?!(?i:connection|content-length|transfer-encoding|upgrade"
-    rb"|expect|host|user-agent:[ \t]*+kube-probe/))" + TOKEN + rb"++):" + VALUE + rb"*+"
+    rb"|expect|host|user-agent:[ \t]*+kube-(?:probe|lifecycle)/))" + TOKEN + rb"++):" + VALUE + rb"*+"
 ).fullmatch
 _NOTED_NAMES: Final = frozenset(
     {b"content-length", b"transfer-encoding", b"upgrade", b"expect", b"user-agent"}
@@ -121,8 +123,9 @@ class RequestHead:
 
     ``raw`` holds its bytes, blank lines before it and the empty line at its end included. ``version`` is 10
     or 11. ``body`` is the body's length in bytes or ``grammar.CHUNKED``. ``close``: nothing follows this
-    message on its connection. ``kind`` is one of ``PLAIN HEAD CONNECT UPGRADE``. ``expects``: it has an
-    Expect field. ``reason``: why it goes to the app whatever the rules say; empty if rules decide.
+    message on its connection. ``kind`` is one of ``PLAIN HEAD CONNECT UPGRADE``. ``carried``: it asks to
+    upgrade to a protocol that carries requests (``upgrade``). ``expects``: it has an Expect field.
+    ``reason``: why it goes to the app whatever the rules say; empty if rules decide.
     """
 
     __slots__ = (
@@ -130,6 +133,7 @@ class RequestHead:
         "_names",
         "_text",
         "body",
+        "carried",
         "close",
         "expects",
         "kind",
@@ -156,6 +160,7 @@ class RequestHead:
         self.body = 0
         self.close = False
         self.kind = PLAIN
+        self.carried = False
         self.expects = False
         self.reason = ""
         self._text = raw  # folded lines joined
@@ -256,10 +261,11 @@ def _note(head: RequestHead, low: bytes) -> RequestHead | Bad:
             # HTTP/1.0 knows no upgrade (RFC 9110, 7.8).
             if head.version == 11 and head.kind == PLAIN:
                 head.kind = UPGRADE
+            head.carried = head.carried or names_carrier(value)
         elif name == b"expect":
             head.expects = True
         else:
-            head.reason = "it is a probe of the kubelet"
+            head.reason = OF_KUBELET.reason
     if connection or head.version == 10:
         head.close = not persists(head.version, connection)
     if lengths or codings:
@@ -307,6 +313,9 @@ def _classify(raw: bytes) -> RequestHead | Bad:
             return Bad(Outcome.REFUSE, "it has a carriage return inside a field line")
         if b"\x00" in line:
             return Bad(Outcome.REFUSE, "it has a NUL inside a field line")
+        if not line.strip(b" \t"):
+            # To some it ends the head, to others it goes on with the line before.
+            return Bad(Outcome.REFUSE, "it has a line of white space only inside its head")
         if line[:1] in {b" ", b"\t"}:
             if not name:
                 return Bad(Outcome.REFUSE, "its first field line starts with white space")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from tpnet.http.conversation import SEND, SHUT
 from tpnet.http.h1.body import BROKEN, MORE
 from tpnet.http.h1.exchange import ANSWERED, BEGUN, CONFIRMATION, PIPELINE, TURN
-from tpnet.http.h1.grammar import Bad, PartialHead
+from tpnet.http.h1.grammar import Bad
+from tpnet.http.h1.head import RequestHead, read_request
 from tpnet.http.h1.phases import (
     BETWEEN,
     BODY_ENDS,
@@ -25,6 +26,7 @@ from tpnet.http.h1.phases import (
     PART_OF_HEAD,
     WAITING,
 )
+from tpnet.http.h1.upgrade import without_carriers
 from tpnet.http.verdict import APP, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -32,10 +34,12 @@ if TYPE_CHECKING:
 
     from tpnet.http.conversation import Command
     from tpnet.http.h1.exchange import Exchange
-    from tpnet.http.h1.head import RequestHead
+    from tpnet.http.h1.grammar import PartialHead
     from tpnet.http.h1.state import State
 
 _FAIL: Final = Outcome.FAIL  # to look it up in its class takes ten times as long (Python 3.11)
+
+_CUT_SHORT: Final = Bad(Outcome.PIN, "the client ended within a head")
 
 
 class Requests:
@@ -77,30 +81,27 @@ class Requests:
         if exchanges.queue and (what := exchanges.wait()) is not None:
             self._wait(data[at:], what)
             return -1
-        if state.decided is None:
-            head = state.requests.head(data, at, read)
-            if head is None:
-                state.step(PART_OF_HEAD)
-                return -1
-            if isinstance(head, Bad):
-                self._bad(head, data[at:], out)
-                return -1
-            state.begun = True
-            verdict = Verdict(Outcome.APP, APP, head.reason) if head.reason else self._decide(head)
-            state.observer.on_verdict(verdict)
-        else:
-            head, verdict = state.decided
+        decided = state.decided or self._next(data, at, read)
+        if decided is None:
+            return -1
+        if isinstance(decided, Bad):
+            self._bad(decided, data[at:], out)
+            return -1
+        head, verdict = decided
         if verdict.outcome is _FAIL:
             state.give_up(head, f"the handler did not answer: {verdict.reason}")
             self.settle(out)
             return -1
         if exchanges.queue and verdict.side != exchanges.side:
-            state.decided = head, verdict
+            state.decided = decided
             self._wait(data[at:], TURN)
             return -1
         state.decided = None
-        exchange = exchanges.add(head, verdict)
         end = at + len(head.raw)
+        if head.carried and verdict.side is not APP:
+            self._begin_plain(head, verdict, data[end:], out)
+            return -1
+        exchange = exchanges.add(head, verdict)
         body = head.body
         if 0 <= body <= len(data) - end:  # all of it is there
             end += body
@@ -112,6 +113,30 @@ class Requests:
         state.requests.begin_body(body)
         state.step(HEAD_WITH_BODY)
         return self._carry(data, at, end, out)
+
+    def _next(
+        self, data: bytes, at: int, read: RequestHead | Bad | PartialHead | None
+    ) -> tuple[RequestHead, Verdict] | Bad | None:
+        """The message at an offset and its verdict; ``None`` if its head is not there in full."""
+        state = self._state
+        head = state.requests.head(data, at, read)
+        if head is None:
+            state.step(PART_OF_HEAD)
+            return None
+        if isinstance(head, Bad):
+            return head
+        state.begun = True
+        verdict = Verdict(Outcome.APP, APP, head.reason) if head.reason else self._decide(head)
+        state.observer.on_verdict(verdict)
+        return head, verdict
+
+    def _begin_plain(self, head: RequestHead, verdict: Verdict, rest: bytes, out: list[Command]) -> None:
+        """Take a request to a session as if it asked for no protocol that carries requests."""
+        raw = without_carriers(head.raw)
+        plain = read_request(raw)
+        assert isinstance(plain, RequestHead)
+        self._state.decided = plain, verdict
+        self.read(raw + rest, out)
 
     def _carry(self, data: bytes, at: int, body_at: int, out: list[Command]) -> int:
         """Send on ``data`` from ``at``; the body under way begins at ``body_at``, before it is its head.
@@ -128,7 +153,11 @@ class Requests:
         if stop > at and not (status == BROKEN and exchanges.holding):
             exchanges.send(request, data[at:stop], out)
         if status == BROKEN:
-            self._break_off(request, "its chunked body is malformed", out)
+            reason = "its chunked body is malformed"
+            if exchanges.side is APP and not self._state.observer.guarding:
+                self._state.pin_app(reason, out, data[stop:])
+            else:
+                self._break_off(request, reason, out)
             return -1
         if status == MORE:
             return -1
@@ -181,12 +210,17 @@ class Requests:
             self.client_ended(out)
 
     def _bad(self, bad: Bad, rest: bytes, out: list[Command]) -> None:
+        """What cannot be routed: refuse it, or make it the app's once no session owes a response."""
         state = self._state
-        if bad.outcome is Outcome.PIN and not state.begun:
-            state.pin_app(bad.reason, out, rest)
-        else:
+        exchanges = state.exchanges
+        if bad.outcome is Outcome.REFUSE and state.observer.guarding:
             state.refuse(Verdict(Outcome.REFUSE, reason=bad.reason))
             self.settle(out)
+        elif exchanges.outstanding and exchanges.side is not APP:
+            state.decided = bad
+            self._wait(rest, TURN)
+        else:
+            state.pin_app(bad.reason, out, rest)
 
     def _break_off(self, request: Exchange, reason: str, out: list[Command]) -> None:
         """The body under way is broken: break off upstream; answer 400 in its turn if nothing has begun."""
@@ -225,8 +259,7 @@ class Requests:
         elif phase is IN_HEAD:
             assert state.requests.partial is not None
             if not state.requests.partial.blank:
-                state.refuse(Verdict(Outcome.REFUSE, reason="it ends within its head"))
-                self.settle(out)
+                self._bad(_CUT_SHORT, state.requests.forget(), out)
                 return
             state.stop()
         if exchanges.queue:

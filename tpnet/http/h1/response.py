@@ -86,6 +86,19 @@ ResponseHead = tuple[int, int, int, bool]
 """Offset of its end; status; body in bytes, ``CHUNKED`` or ``UNTIL_EOF``; whether nothing follows it."""
 
 
+_keep_alive: Final = re.compile(rb"(?i:connection):[ \t]*+(?i:keep-alive)[ \t]*+").fullmatch
+
+
+def marked(head: bytes) -> bytes:
+    """A response head that says that its connection closes (section 9.6).
+
+    Some recipients look at one Connection line alone: it comes first, and those that say ``keep-alive`` go.
+    """
+    status, *fields = head.split(CRLF)
+    fields = [line for line in fields if not _keep_alive(line)]
+    return CRLF.join([status, b"Connection: close", *fields])
+
+
 def partial_response() -> PartialHead:
     """A buffer for a response's head that has not arrived in full."""
     return PartialHead(_line, _prefix, _NOT_HTTP, blanks=False)

@@ -9,15 +9,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tpnet.http.conversation import RESET, SEND_CLIENT, SHUT, SHUT_CLIENT
-from tpnet.http.h1.exchange import ANSWERED, BEGUN, INTERIM, may_retry
-from tpnet.http.h1.framing import FINAL_HEAD, INTERIM_HEAD, MORE_TO_COME, SWITCH_HEAD, Part
+from tpnet.http.h1.exchange import ANSWERED, BEGUN, INTERIM, MAX_INTERIM, may_retry
+from tpnet.http.h1.framing import CONTINUE_HEAD, FINAL_HEAD, INTERIM_HEAD, MORE_TO_COME, SWITCH_HEAD, Part
 from tpnet.http.h1.grammar import UNTIL_EOF, Bad, PartialHead
 from tpnet.http.h1.head import CONNECT, UPGRADE
-from tpnet.http.h1.phases import IN_BODY, WAITING
+from tpnet.http.h1.phases import BETWEEN, IN_BODY, WAITING
+from tpnet.http.h1.response import marked
+from tpnet.http.h1.upgrade import switches_to_carrier
 from tpnet.http.verdict import APP, Outcome, Verdict
 
 if TYPE_CHECKING:
     from tpnet.http.conversation import Command
+    from tpnet.http.h1.exchange import Exchange
     from tpnet.http.h1.requests import Requests
     from tpnet.http.h1.response import ResponseHead
     from tpnet.http.h1.state import State
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 _EARLY = Bad(Outcome.PIN, "it came before the request")
 _UNASKED_SWITCH = Bad(Outcome.PIN, "it switches protocols unasked")
+_SWITCHED = Verdict(Outcome.PIN, reason="the app switched to a protocol that carries requests")
+_INTERIM_HEADS = (CONTINUE_HEAD, INTERIM_HEAD)
+_TOO_MANY_INTERIM = Bad(Outcome.PIN, f"it has more than {MAX_INTERIM} interim responses")
 
 
 class Responses:
@@ -59,21 +65,23 @@ class Responses:
                 head = None
                 if part is MORE_TO_COME:
                     break
-                if exchanges.holding and exchange is exchanges.uploading and not isinstance(part, Bad):
-                    at, part = start, _EARLY
-                elif part is INTERIM_HEAD:
+                bad = part if isinstance(part, Bad) else self._wrong(side, exchange, part, data[start:at])
+                if bad is not None:
+                    self._misframed(side, data[sent:start], data[start:], bad.reason, out)
+                    return
+                if part in _INTERIM_HEADS:
+                    exchange.interim += 1
+                    exchange.continued = exchange.continued or part is CONTINUE_HEAD
                     exchange.progress = INTERIM
                     continue
-                elif part is SWITCH_HEAD and exchange.head.kind != UPGRADE:
-                    at, part = start, _UNASKED_SWITCH
-                if isinstance(part, Bad):
-                    self._misframed(side, data[sent:at], data[at:], part.reason, out)
-                    return
                 if part is not FINAL_HEAD:
                     state.pin(side, out, told=data[sent:])
                     return
                 exchange.progress = BEGUN
                 framing.closes = framing.closes or exchange.head.kind == CONNECT
+                if self._is_marked(exchange):
+                    out.append((SEND_CLIENT, data[sent:start] + marked(data[start:at])))
+                    sent = at
             at, part = framing.body(data, at)
             if isinstance(part, Bad):
                 self._misframed(side, data[sent:at], data[at:], part.reason, out)
@@ -82,13 +90,53 @@ class Responses:
                 break
             if side is APP and (framing.closes or exchange.head.close):
                 at = size  # whatever else the app says before it closes
-            out.append((SEND_CLIENT, data[sent:at]))
+            if sent < at:
+                out.append((SEND_CLIENT, data[sent:at]))
             sent = at
             self.complete(side, data[at:], out)
             if state.phase.ended or side != exchanges.side or not queue:
                 return
         if sent < at:
             out.append((SEND_CLIENT, data[sent:at]))
+
+    def _wrong(self, side: Side, exchange: Exchange, part: Part, head: bytes) -> Bad | None:
+        """What is wrong with a well-formed head in its place."""
+        exchanges = self._state.exchanges
+        if exchanges.holding and exchange is exchanges.uploading:
+            return _EARLY
+        if part is SWITCH_HEAD:
+            carries = switches_to_carrier(head)
+            if exchange.head.kind != UPGRADE or (side is not APP and carries):
+                return _UNASKED_SWITCH
+            if carries:
+                self._state.observer.on_verdict(_SWITCHED)
+        elif part in _INTERIM_HEADS and side is not APP and exchange.interim == MAX_INTERIM:
+            return _TOO_MANY_INTERIM
+        return None
+
+    def _is_marked(self, exchange: Exchange) -> bool:
+        """See to what a final response means for the client's next bytes: whether it is to say that it is the last."""
+        state = self._state
+        waits = exchange is state.exchanges.uploading and exchange.head.expects and not exchange.continued
+        if waits and not state.requests.touched and not state.held:
+            # The client may send the body or not (RFC 9110, 10.1.1): what its next bytes are cannot be told.
+            state.stop()
+            state.leave()
+            return False
+        if state.finishing is None or not self._is_last(exchange):
+            return False
+        exchange.head.close = True
+        if state.phase is not IN_BODY:
+            state.stop()
+        return state.finishing and not state.responses.closes
+
+    def _is_last(self, exchange: Exchange) -> bool:
+        """Whether nothing has come of a request that could be served after this one."""
+        state = self._state
+        if len(state.exchanges.queue) > 1 or exchange.head.close:
+            return False
+        partial = state.requests.partial
+        return state.phase is BETWEEN or state.phase is IN_BODY or (partial is not None and partial.blank)
 
     def complete(self, side: Side, rest: bytes, out: list[Command]) -> None:
         """The first response is complete and sent. ``rest`` is what the side has sent beyond it."""
@@ -103,6 +151,8 @@ class Responses:
                 state.leave()  # the side may still want the rest of the body
             else:
                 state.close(out)
+        elif exchange.head.kind == UPGRADE and state.held:
+            state.close(out)  # what the client sent for the new protocol is no request
         elif rest and not exchanges.queue and not (state.ending and state.ending.response):
             self.unasked(side, rest, out)
         else:
@@ -119,16 +169,16 @@ class Responses:
                 out.append((RESET, side))
                 self.fail_over("it ended without an answer", out, delivered=True)
                 return
-        else:
-            if unsent := framing.forget():
-                out.append((SEND_CLIENT, unsent))
-            if exchange is exchanges.uploading and state.phase is IN_BODY:
-                # It may still read: the client's body goes on to it.
-                exchanges.queue.popleft()
-                exchange.progress = ANSWERED
-                state.leave()
-                out.append((SHUT_CLIENT,))
-                return
+        elif unsent := framing.forget():
+            out.append((SEND_CLIENT, unsent))
+        if (side is APP or left == UNTIL_EOF) and exchange is exchanges.uploading and state.phase is IN_BODY:
+            # It may still read: the client's body goes on to it.
+            exchanges.queue.popleft()
+            exchange.progress = ANSWERED
+            framing.next()
+            state.leave()
+            out.append((SHUT_CLIENT,))
+            return
         if left != UNTIL_EOF:
             state.failed(exchange, "the answer broke off")
         state.close(out)
@@ -159,8 +209,7 @@ class Responses:
         exchanges = state.exchanges
         if side is APP:
             if exchanges.outstanding and exchanges.side is not APP:
-                # Most likely it gives up waiting for a request. The session's response comes first.
-                state.leave()
+                # Most likely it gives up waiting for a request. The next one is dialled anew for.
                 out.append((RESET, APP))
             else:
                 reason = "the app spoke unasked" if state.begun else "the app spoke first"
@@ -176,15 +225,12 @@ class Responses:
         """The end of a side that owes nothing."""
         state = self._state
         exchanges = state.exchanges
-        if side is not APP:
+        if exchanges.outstanding and side == exchanges.side:
+            state.leave()  # it has answered, and may still read the rest of the body
+            out.append((SHUT_CLIENT,))
+        elif side is not APP or exchanges.outstanding:
             exchanges.confirmed.discard(side)
             out.append((RESET, side))
-            if exchanges.uploading and side == exchanges.side:  # it has answered, and does not take the rest
-                state.close(out)
-        elif exchanges.outstanding:
-            state.leave()
-            # Either it has answered and may still read the rest of a body, or a session's response comes first.
-            out.append((SHUT_CLIENT,) if exchanges.side is APP else (RESET, APP))
         elif state.begun:
             state.close(out)
         else:
@@ -197,11 +243,8 @@ class Responses:
         exchanges = state.exchanges
         exchanges.confirmed.discard(side)
         if not exchanges.outstanding or side != exchanges.side:
-            if side is APP:
-                if exchanges.outstanding:
-                    state.leave()
-                else:
-                    state.reset(out)
+            if side is APP and not exchanges.outstanding:
+                state.reset(out)
         elif not exchanges.queue:
             state.close(out)  # answered in full; what it did not want was the rest of a body
         elif side is APP or exchanges.queue[0].progress == BEGUN:

@@ -27,6 +27,7 @@ from tpnet.http.verdict import APP, Outcome, Verdict
 if TYPE_CHECKING:
     from tpnet.http.conversation import Command, Observer
     from tpnet.http.h1.exchange import Exchange
+    from tpnet.http.h1.grammar import Bad
     from tpnet.http.h1.head import RequestHead
     from tpnet.http.h1.phases import Phase, Step
     from tpnet.http.verdict import Side
@@ -55,6 +56,7 @@ class State:
         "decided",
         "ending",
         "exchanges",
+        "finishing",
         "held",
         "observer",
         "phase",
@@ -68,16 +70,17 @@ class State:
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.phase: Phase = BETWEEN
-        self.begun = False  # a first message has been seen: from now on a bad one is refused, not pinned
+        self.begun = False  # a first message has been seen
         self.client_eof = False
         self.reading_client = True
         self.held = b""  # bytes of the client that wait
         self.waits_for = TURN
-        self.decided: tuple[RequestHead, Verdict] | None = None  # the first request that waits
+        self.decided: tuple[RequestHead, Verdict] | Bad | None = None  # the first message that waits
         self.exchanges = Exchanges()
         self.requests = RequestFraming()
         self.responses = ResponseFraming()
         self.ending: Ending | None = None
+        self.finishing: bool | None = None  # end after the next response; True: and mark it
         self.pinned_side: Side = APP
 
     def step(self, step: Step) -> None:
@@ -149,7 +152,7 @@ class State:
         ``shut``: half-close towards the client.
         """
         unread = self.forget_client() + rest
-        self.responses.forget()
+        told = self.responses.forget() + told
         self.exchanges.queue.clear()
         self.exchanges.kept = 0
         self.step(PINS)
