@@ -77,7 +77,6 @@ TRIES = {
     "tgkill": (234, 131, (1, 1, 0)),
     "pidfd_open": (434, 434, (1, 0)),
     "pidfd_getfd": (438, 438, (3, 0, 0)),
-    "listen": (50, 201, (3, 1)),
     "setsockopt mark": (54, 208, (3, socket.SOL_SOCKET, 36, bytes(4), 4)),
     "setsockopt ulp": (54, 208, (3, socket.IPPROTO_TCP, 31, b"tls", 3)),
     "setsockopt transparent": (54, 208, (3, socket.IPPROTO_IP, 19, bytes(4), 4)),

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tpnet.model import InterceptStatus, TargetStatus
+from tpnet.proxy.channel import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tpnet.agent.sessions import Sessions
     from tpnet.agent.targets import Targets
     from tpnet.model import Intercept
-    from tpnet.proxy.channel import Counters
 
 Count = dict[str, Any]
 """A count of ``channel.Counters``: numbers, and tables of numbers."""
@@ -29,13 +29,21 @@ class Ledger:
     """Totals over the lives of workers, which each begin at zero."""
 
     def __init__(self) -> None:
-        self._now: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
+        self._now: tuple[Mapping[str, Count], Mapping[str, Count]] = ({}, {})
+        self._sessions: Mapping[str, int] = {}
+        self._coming = Counters()
         self._before: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
 
     def take(self, counters: Counters) -> None:
         """What the worker counts."""
-        for now, news in zip(self._now, (counters.targets, counters.intercepts), strict=True):
-            now.update(news)
+        coming = self._coming
+        coming.targets.update(counters.targets)
+        coming.intercepts.update(counters.intercepts)
+        coming.sessions.update(counters.sessions)
+        if not counters.more:
+            self._now = (coming.targets, coming.intercepts)
+            self._sessions = coming.sessions
+            self._coming = Counters()
 
     def worker_lost(self) -> None:
         """Its connections are gone; what it counted stays."""
@@ -44,6 +52,12 @@ class Ledger:
                 before[name] = added(before.get(name, {}), count)
                 before[name].pop("open", None)
         self._now = ({}, {})
+        self._sessions = {}
+        self._coming = Counters()
+
+    def open_to(self, session: str) -> int:
+        """Connections to a session, as they were within the last second or two."""
+        return self._sessions.get(session, 0)
 
     def target(self, number: int) -> Count:
         """Totals of a target."""
@@ -56,10 +70,9 @@ class Ledger:
     def keep_only(self, numbers: Iterable[int], intercepts: Iterable[Intercept]) -> None:
         """Forget what is no more."""
         kept = ({str(number) for number in numbers}, {counted_name(one) for one in intercepts})
-        for counts in (self._before, self._now):
-            for table, names in zip(counts, kept, strict=True):
-                for name in table.keys() - names:
-                    del table[name]
+        for before, names in zip(self._before, kept, strict=True):
+            for name in before.keys() - names:
+                del before[name]
 
     def _total(self, kind: int, name: str) -> Count:
         return added(self._before[kind].get(name, {}), self._now[kind].get(name, {}))

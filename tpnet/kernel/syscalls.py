@@ -41,6 +41,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "gettid": (186, 178),
     "gettimeofday": (96, 169),
     "ioctl": (16, 29),
+    "listen": (50, 201),
     "madvise": (28, 233),
     "mmap": (9, 222),
     "mprotect": (10, 226),

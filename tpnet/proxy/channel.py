@@ -115,9 +115,13 @@ class RemoveTarget:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The agent ends: let every connection of every target end within ``seconds``."""
+    """The agent ends: let every connection of every target end within ``seconds``.
+
+    ``mark``: say so in the last response of each.
+    """
 
     seconds: float
+    mark: bool = True
 
 
 # Worker to supervisor.
@@ -170,14 +174,18 @@ class Drained:
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """Totals since the worker's start, sent once a second when they changed; several messages where there are many.
+    """Totals since the worker's start, sent once a second when they changed.
 
     ``targets``: per target id ``{"open", "accepted", "requests", "app_requests", "verdicts": {...}}``.
     ``intercepts``: per intercept name ``{"hits", "last_hit", "reasons": {...}}``, ``last_hit`` in Unix seconds.
+    ``sessions``: per session name how many connections to it are open at this moment.
+    ``more``: further messages complete these totals, which are long.
     """
 
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     intercepts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sessions: dict[str, int] = field(default_factory=dict)
+    more: bool = False
 
 
 Message = (

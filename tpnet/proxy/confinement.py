@@ -31,11 +31,14 @@ CALLS = (
         Allow,
         ("epoll_wait", "epoll_pwait", "recvfrom", "sendto", "epoll_ctl", "getsockname", "close", "connect"),
     ),
-    *map(Allow, ("accept4", "bind", "shutdown", "recvmsg", "sendmsg", "splice", "read", "write", "pipe2")),
+    *map(
+        Allow,
+        ("accept4", "bind", "listen", "shutdown", "recvmsg", "sendmsg", "splice", "read", "write", "pipe2"),
+    ),
     # The bypass map's entries. Neither maps nor programs.
     Allow("bpf", (Is(0, (bpf.BPF_MAP_UPDATE_ELEM, bpf.BPF_MAP_DELETE_ELEM)),)),
     Allow("setsockopt", (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER,)))),
-    Allow("setsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_NODELAY,)))),
+    Allow("setsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE)))),
     Allow("getsockopt", (Is(1, (socket.SOL_SOCKET,)),)),
     Allow("fcntl", (Is(1, (_F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ)),)),
     Allow("ioctl", (Is(1, (_FIONBIO,)),)),

@@ -24,6 +24,8 @@ from tpnet.proxy.sessions import SessionRoute
 from tpnet.proxy.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tpnet.http.conversation import Side
     from tpnet.proxy.context import Context
     from tpnet.proxy.dialler import AppDialler, Peer
@@ -115,13 +117,13 @@ class Connection:
         self.mover = pipe = Pipe(self, self.client, upstream)
         self.client.handle(pipe.on_client)
 
-    def failed(self, upstream: Upstream, reason: str, *, delivered: bool) -> None:
+    def failed(self, upstream: Upstream, reason: str, *, delivered: bool, again: bool = False) -> None:
         """See ``Owner.failed``."""
         if self.done or self.upstreams.get(upstream.side) is not upstream:
             return
         self.calm = False
         self.let_go(upstream.side, reset=True)
-        self.mover.lost(upstream, reason, delivered=delivered)
+        self.mover.lost(upstream, reason, delivered=delivered, again=again)
         self.settle()
 
     def fail(self) -> None:
@@ -159,6 +161,24 @@ class Connection:
     def idle(self) -> bool:
         """Whether it is between messages, with nothing on the way."""
         return self.calm and self.mover.idle
+
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``."""
+        if not self.done:
+            self.mover.finish(mark=mark)
+
+    def release(self, intercepts: Collection[str]) -> bool:
+        """Let go of sessions whose intercept is none of these, once they owe nothing; whether that is still to come."""
+        stale = [
+            side
+            for side in self.upstreams
+            if isinstance(side, SessionRoute) and side.intercept not in intercepts
+        ]
+        if not stale or not self.idle:
+            return bool(stale)
+        for side in stale:
+            self.let_go(side)
+        return False
 
     @property
     def forsaken(self) -> bool:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tpnet.proxy.channel import Counters
 
@@ -63,7 +63,8 @@ class InterceptCount:
 
 
 AT_ONCE = 40
-"""Targets, and intercepts, in one message."""
+"""Targets, intercepts and sessions in one message."""
+_T = TypeVar("_T")
 
 
 class Book:
@@ -81,21 +82,31 @@ class Book:
         for name in self.intercepts.keys() - intercepts:
             del self.intercepts[name]
 
-    def changed(self) -> list[Counters]:
-        """The totals, in messages that need no file in memory; none when they are what was given last."""
+    def changed(self, sessions: dict[str, int]) -> list[Counters]:
+        """The totals, in messages that need no file in memory; none when they are what was given last.
+
+        ``sessions`` as ``Counters`` says.
+        """
         now = Counters(
             targets={str(target): count.as_data() for target, count in self.targets.items()},
             intercepts={name: count.as_data() for name, count in self.intercepts.items()},
+            sessions=sessions,
         )
         if now == self._last:
             return []
         self._last = now
-        targets, intercepts = batched(now.targets), batched(now.intercepts)
-        empty: dict[str, dict[str, Any]] = {}
-        return [Counters(*both) for both in zip_longest(targets, intercepts, fillvalue=empty)]
+        parts = max(1, *(-(-len(table) // AT_ONCE) for table in (now.targets, now.intercepts, now.sessions)))
+        return [
+            Counters(
+                part_of(now.targets, number),
+                part_of(now.intercepts, number),
+                part_of(now.sessions, number),
+                more=number < parts - 1,
+            )
+            for number in range(parts)
+        ]
 
 
-def batched(counts: dict[str, dict[str, Any]]) -> list[dict[str, dict[str, Any]]]:
-    """The same in parts of ``AT_ONCE``; one that is empty for none."""
-    items = list(counts.items())
-    return [dict(items[at : at + AT_ONCE]) for at in range(0, len(items), AT_ONCE)] or [{}]
+def part_of(table: dict[str, _T], number: int) -> dict[str, _T]:
+    """The entries of one of the messages that a table is sent in."""
+    return dict(islice(table.items(), number * AT_ONCE, (number + 1) * AT_ONCE))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tpnet.http.conversation import (
+    APP,
     CLOSE_CLIENT,
     PIN,
     RESET,
@@ -79,6 +80,10 @@ class Dialogue:
         """See ``Mover.idle``."""
         return self.conversation.idle
 
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``."""
+        self.conversation.finish(mark=mark)
+
     # Events.
 
     def on_client(self, events: int) -> None:
@@ -99,8 +104,12 @@ class Dialogue:
             connection.abort()
             return
         if data:
-            commands = conversation.client_data(data)
             upstreams = self._upstreams
+            if (len(upstreams) > 1 or APP not in upstreams) and conversation.idle:
+                self._look_at_kept()
+                if connection.done:
+                    return
+            commands = conversation.client_data(data)
             if (
                 len(commands) == 1
                 and (command := commands[0])[0] == SEND
@@ -167,6 +176,15 @@ class Dialogue:
         if not connection.calm or not conversation.reading_client:
             connection.settle()
 
+    def _look_at_kept(self) -> None:
+        """What has come from a session before the client's next request is older than that, its end above all.
+
+        A request that is sent after it cannot have been seen, whatever its method.
+        """
+        for side, upstream in list(self._upstreams.items()):
+            if side is not APP and not upstream.stream.connecting and not upstream.stream.drained():
+                upstream.on_events(IN)
+
     def _ready(self, stream: Stream, events: int) -> bool:
         """Whether there is something to read, after what else the events say. Raises ``OSError``."""
         self._connection.calm = False
@@ -214,15 +232,15 @@ class Dialogue:
 
     def _broken(self, upstream: Upstream) -> None:
         """An established upstream was reset."""
-        self._connection.failed(upstream, "connection broken off", delivered=True)
+        self._connection.failed(upstream, "connection broken off", delivered=True, again=True)
 
     def confirmed(self, upstream: Upstream) -> None:
         """See ``Mover.confirmed``."""
         self._run(self.conversation.upstream_confirmed(upstream.side))
 
-    def lost(self, upstream: Upstream, reason: str, *, delivered: bool) -> None:
+    def lost(self, upstream: Upstream, reason: str, *, delivered: bool, again: bool) -> None:
         """See ``Mover.lost``."""
-        self._run(self.conversation.upstream_failed(upstream.side, reason, delivered=delivered))
+        self._run(self.conversation.upstream_failed(upstream.side, reason, delivered=delivered, again=again))
 
     # Deadlines.
 

@@ -28,6 +28,9 @@ class Pipe:
         self._client = client
         self._upstream = upstream.stream
 
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``. It knows no messages: it has until the agent's deadline."""
+
     def on_client(self, events: int) -> None:
         """See ``Mover.on_client``."""
         self._move(self._client, self._upstream, events)
@@ -39,9 +42,9 @@ class Pipe:
     def confirmed(self, _upstream: Upstream) -> None:
         """See ``Mover.confirmed``: what was sent is on its way already."""
 
-    def lost(self, _upstream: Upstream, _reason: str, *, delivered: bool) -> None:
+    def lost(self, _upstream: Upstream, _reason: str, *, delivered: bool, again: bool) -> None:
         """See ``Mover.lost``."""
-        del delivered
+        del delivered, again
         self._owner.abort()
 
     def fail(self) -> None:

@@ -86,7 +86,7 @@ class SessionUpstream:
             stream.flush()
         if not stream.wants_read:
             if events & ~(IN | OUT) and stream.failure():
-                owner.failed(self, "session connection broken", delivered=self.ready)
+                owner.failed(self, "session connection broken", delivered=self.ready, again=True)
                 return
         elif events & ~OUT:
             self._read_status()

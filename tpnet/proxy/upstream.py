@@ -33,6 +33,9 @@ class Upstream(Protocol):
     def kept(self) -> bool:
         """Whether it stays open while requests go elsewhere."""
 
+    def on_events(self, events: int, /) -> None:
+        """Its socket is ready for something."""
+
     def dial(self) -> None:
         """Begin. The owner may be told of the failure before this returns."""
 
@@ -51,6 +54,9 @@ class Mover(Protocol):
     def idle(self) -> bool:
         """Whether it is between messages, in both directions."""
 
+    def finish(self, *, mark: bool) -> None:
+        """End the connection at the next message's end; with ``mark``, the response says so before."""
+
     def on_client(self, events: int, /) -> None:
         """The client's socket is ready for something."""
 
@@ -60,8 +66,11 @@ class Mover(Protocol):
     def confirmed(self, upstream: Upstream, /) -> None:
         """The handler behind it is reached."""
 
-    def lost(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
-        """It is not there, or no more, and let go of. ``delivered``: it may have had some of what was sent."""
+    def lost(self, upstream: Upstream, reason: str, /, *, delivered: bool, again: bool) -> None:
+        """It is not there, or no more, and let go of.
+
+        ``delivered``: it may have had some of what was sent. ``again``: another connection may well be had.
+        """
 
 
 class Owner(Protocol):
@@ -72,8 +81,8 @@ class Owner(Protocol):
     calm: bool
     """Whether nothing waits anywhere; who disturbs that clears it, and calls ``settle`` in the end."""
 
-    def failed(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
-        """It cannot be had, or was lost. ``delivered`` as in ``Mover.lost``."""
+    def failed(self, upstream: Upstream, reason: str, /, *, delivered: bool, again: bool = False) -> None:
+        """It cannot be had, or was lost; see ``Mover.lost``."""
 
     def settle(self) -> None:
         """Work out what to watch."""

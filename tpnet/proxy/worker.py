@@ -113,7 +113,8 @@ class Worker:
             self._targets.pop(number, None)
             self.context.book.targets.pop(number, None)
         self.context.removed.clear()
-        for counters in self.context.book.changed():
+        serving = {name: len(state.upstreams) for name, state in self.context.sessions.items()}
+        for counters in self.context.book.changed(serving):
             self.tell(counters)
 
     def _on_channel(self, _events: int) -> None:
@@ -166,7 +167,7 @@ class Worker:
     def _set_rules(self, message: SetRules, _fds: list[int]) -> None:
         target = self._targets.get(message.target)
         if target is not None:
-            target.router.set_rules(
+            target.set_rules(
                 [channel.intercept_of(one) for one in message.intercepts],
                 [channel.probe_of(one) for one in message.probes],
             )
@@ -212,7 +213,7 @@ class Worker:
 
     def _finish(self, message: Finish, _fds: list[int]) -> None:
         for target in self._targets.values():
-            target.finish(message.seconds)
+            target.finish(message.seconds, mark=message.mark)
 
     def _lose(self, name: str) -> None:
         state = self.context.sessions.get(name)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import sys
 import textwrap
@@ -199,6 +200,28 @@ def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch):
     async def body():
         async with started() as workers:
             await workers.until(lambda: workers.restarts == 2)
+
+    run(body())
+
+
+@pytest.mark.parametrize("free", range(8))
+def test_descriptors_that_run_out_end_nothing_for_good(worker, free):
+    """Whatever of a start finds no room: another follows, and there is a worker once there is room again."""
+    worker(SERVES)
+
+    async def body():
+        async with started() as workers:
+            await workers.until(lambda: workers.ready)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            probe = os.open("/dev/null", os.O_RDONLY)
+            os.close(probe)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (probe + free, hard))
+            try:
+                os.kill(workers.pids[0], signal.SIGKILL)
+                await workers.until(lambda: workers.restarts >= 3 or (workers.restarts and workers.ready))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await workers.until(lambda: workers.ready)
 
     run(body())
 

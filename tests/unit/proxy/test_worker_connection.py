@@ -10,6 +10,7 @@ from tpnet.kernel.signs import Level
 from tpnet.proxy.channel import AppRefused, Purpose
 from tpnet.proxy.context import UNDECIDED
 from tpnet.proxy.dialler import Peer
+from tpnet.proxy.loop import IN
 
 BIG = 32 << 20
 PEER = Peer(True, ("", 0), ("", 0))
@@ -185,6 +186,54 @@ def test_a_request_that_is_pinned_after_one_to_a_session_finds_the_app(home):
     home.spin()
     assert app.got() == b"frame"
     assert handler.got() == b"", "a pipe has two ends"
+
+
+@pytest.mark.parametrize("request_", [MINE, POST_MINE], ids=["GET", "POST"])
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_handler_that_closed_its_kept_connection_before_the_request_is_asked_over_a_fresh_one(
+    home, request_, how
+):
+    client, connection = home.client()
+    for number in range(3):
+        client.send(request_)
+        connection.mover.on_client(IN)  # whatever the order in which the loop tells of both
+        home.spin()
+        handler = handler_of(home)
+        assert handler.got() == request_
+        handler.send(response(b"%d" % number))
+        home.spin()
+        assert client.got() == response(b"%d" % number)
+        handler.reset() if how == "reset" else handler.close()
+    assert home.reasons() == {}
+    assert home.context.book.intercepts["i1"].hits == 3
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_handler_that_closes_as_the_request_arrives_is_asked_again_where_that_is_safe(home, how):
+    client, _ = home.client()
+    client.send(MINE)
+    home.spin()
+    handler = handler_of(home)
+    handler.got()
+    handler.send(response(b"1"))
+    home.spin()
+    client.send(MINE)
+    home.spin()
+    handler.got()
+    handler.reset() if how == "reset" else handler.close()
+    home.spin()
+    handler = handler_of(home)
+    assert handler.got() == MINE
+    handler.send(response(b"2"))
+    home.spin()
+    assert client.got() == response(b"1") + response(b"2")
+    client.send(POST_MINE)
+    home.spin()
+    handler.got()
+    handler.reset() if how == "reset" else handler.close()
+    home.spin()
+    assert home.session.accept() is None
+    assert client.got().startswith(b"HTTP/1.1 502 ")
 
 
 def test_nothing_of_the_handler_reaches_the_client_before_the_status_byte(home):

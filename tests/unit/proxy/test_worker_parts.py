@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tpnet.agent.status import Ledger
 from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule, TpnetError, codec
 from tpnet.proxy import channel, privileges
 from tpnet.proxy.context import MOST, Context
@@ -262,13 +263,13 @@ def test_pipes_are_bounded_and_used_again():
 
 def test_counters_are_given_only_when_they_changed():
     book = Book()
-    assert len(book.changed()) == 1
-    assert book.changed() == []
+    assert len(book.changed({})) == 1
+    assert book.changed({}) == []
     book.targets[1] = count = TargetCount()
     count.unmatched += 2
     count.verdicts["P"] += 1
     book.intercepts["i"].hit()
-    (counters,) = book.changed()
+    (counters,) = book.changed({})
     assert counters.targets["1"]["verdicts"] == {"P": 1, "F:app": 2}
     assert counters.intercepts["i"]["hits"] == 1
 
@@ -282,15 +283,24 @@ def test_many_counters_go_without_a_file_in_memory(monkeypatch):
         for reason in range(20):
             count.reasons[f"one of the reasons that there are {reason}"] = 1 << 40
     ours, theirs = channel.pair()
-    targets, intercepts = {}, {}
+    ledger = Ledger()
+    parts = book.changed({f"s{number}": number for number in range(90)})
     with ours, theirs:
-        for counters in book.changed():
+        for counters in parts:
+            assert ledger.target(499) == {}
             channel.send(ours, counters)
             message, fds = channel.receive(theirs)
             assert fds == []
-            targets.update(message.targets)
-            intercepts.update(message.intercepts)
-    assert len(targets) == len(intercepts) == 500
+            ledger.take(message)
+    assert len(parts) == 13
+    assert ledger.target(499)["open"] == 0
+    assert ledger.open_to("s89") == 89
+    assert all(len(table) == 500 for table in ledger._now)
+    book.targets.clear()
+    for counters in book.changed({}):
+        ledger.take(counters)
+    assert ledger.target(499) == {}
+    assert ledger.open_to("s89") == 0
 
 
 def test_a_process_without_rights_cannot_become_somebody_else():

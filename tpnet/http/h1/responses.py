@@ -167,7 +167,8 @@ class Responses:
         if side is not APP:
             if left is None:
                 out.append((RESET, side))
-                self.fail_over("it ended without an answer", out, delivered=True)
+                if not self.ask_again(out, delivered=True):
+                    self.fail_over("it ended without an answer", out, delivered=True)
                 return
         elif unsent := framing.forget():
             out.append((SEND_CLIENT, unsent))
@@ -237,7 +238,9 @@ class Responses:
             state.observer.on_verdict(Verdict(Outcome.PIN, reason="the app ended first"))
             state.pin(APP, out, shut=True)
 
-    def failed(self, side: Side, reason: str, out: list[Command], *, delivered: bool) -> None:
+    def failed(
+        self, side: Side, reason: str, out: list[Command], *, delivered: bool, again: bool = False
+    ) -> None:
         """A side is not there, or no more."""
         state = self._state
         exchanges = state.exchanges
@@ -250,8 +253,17 @@ class Responses:
         elif side is APP or exchanges.queue[0].progress == BEGUN:
             state.failed(exchanges.queue[0], reason)
             state.reset(out)
-        else:
+        elif not (again and self.ask_again(out, delivered=delivered)):
             self.fail_over(reason, out, delivered=delivered)
+
+    def ask_again(self, out: list[Command], *, delivered: bool) -> bool:
+        """Over a fresh connection, what a kept one of the session did not answer; whether that may be."""
+        state = self._state
+        if state.responses.partial is not None or not state.exchanges.again(out, delivered=delivered):
+            return False
+        if state.client_eof and state.phase is not WAITING:
+            out.append((SHUT, state.exchanges.side))
+        return True
 
     def fail_over(self, why: str, out: list[Command], *, delivered: bool) -> None:
         """Give the session's unanswered requests to the app, up to the first that must not be."""
