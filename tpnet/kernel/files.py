@@ -182,5 +182,6 @@ def _rename(fresh: Path, path: Path) -> None:
 
 
 def _made_here(fd: int) -> bool:
+    """Whether it is a file of this account's with one name, or with none any more: who removed it was of this account."""
     status = os.fstat(fd)
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink <= 1
