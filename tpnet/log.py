@@ -58,11 +58,13 @@ class Outlet:
                 self._put(data, 1)
 
     def flush(self, seconds: float) -> bool:
-        """Wait until what was said before is written, at most so long; whether it is."""
+        """Wait until what was said before is written, and what was dropped told, at most so long; whether it is."""
         if self._thread is None:
             return True
         reached = threading.Event()
-        self._lines.put(reached)
+        with self._lock:
+            self._tell_dropped()
+            self._lines.put(reached)
         return reached.wait(seconds)
 
     def _begun(self) -> bool:

@@ -21,8 +21,8 @@ CUT_SECONDS = 3.0
 
 
 def settled(stage, load):
-    """Until bob is served again, over new connections."""
-    load.wait_for(stage.bob.name, stage.bob.name, 25)
+    """Until bob is served again, over new connections that are made from now on."""
+    load.wait_for(stage.bob.name, stage.bob.name, 25, since=time.monotonic())
 
 
 def restart(stage, load):
@@ -41,7 +41,7 @@ def restart(stage, load):
 
 def leave_and_return(stage, load):
     stage.bob.remove()
-    load.wait_for(stage.bob.name, "app")
+    load.wait_for(stage.bob.name, "app", since=time.monotonic())
     stage.bob.start_session()
     stage.intercept()
 

@@ -191,6 +191,7 @@ def test_who_leaves_and_intercepts_again_has_the_connections_that_were_kept(lab,
             bob.remove()
             assert {said(sock, bob.matched()) for sock in kept} == {"the app"}
             time.sleep(pause)
+            bob.start_session()
             bob.add(lab)
             assert {said(sock, bob.matched()) for sock in kept} == {bob.name}
             assert ask(lab.net, bob.matched()) == (200, bob.name)
@@ -204,7 +205,7 @@ def test_after_each_step_of_many_every_kept_connection_is_decided_by_the_rules_t
     lab.nginx()
     bob, alice, carl = users = [laptops.user(name) for name in ("bob", "alice", "carl")]
     for user in users:  # the tunnels are up before anything is measured
-        user.join()
+        user.start_session()
         user.add(lab)
         wait_until(lambda user=user: ask(lab.net, user.matched()) == (200, user.name))
     for user in users[1:]:
@@ -230,7 +231,7 @@ def test_after_each_step_of_many_every_kept_connection_is_decided_by_the_rules_t
                 user.remove()
                 standing.discard(user)
             else:
-                user.join()
+                user.start_session()
                 user.add(lab, **drafts[user])
                 wait_until(lambda user=user: up(lab, user))
                 standing.add(user)

@@ -19,8 +19,8 @@ from pyroute2 import IPRoute, NetlinkError
 
 from tpnet.datapath.listening import ListenTable
 from tpnet.datapath.netns import NetNs
-from tpnet.datapath.redirect import EbpfRedirect, Redirect
-from tpnet.datapath.source_address import SourceAddress
+from tpnet.datapath.redirect import LOCK_NAME, EbpfRedirect, Redirect, others_in, stay_on
+from tpnet.datapath.source_address import BEFORE, SourceAddress
 from tpnet.datapath.target import resolve_targets
 from tpnet.kernel.signs import Level
 from tpnet.model import TpnetError
@@ -58,6 +58,8 @@ class LiveNamespace:
         self.doors: dict[int, Door] = {}
         self.left: dict[int, Door] = {}
         self.trouble = ""
+        self._names = {LOCK_NAME}
+        self._stays: socket.socket | None = None
 
     @property
     def empty(self) -> bool:
@@ -75,17 +77,33 @@ class LiveNamespace:
         for door in self.left.values():
             door.name, door.key = target.name, (target.name, door.port)
 
+    def withdraw(self) -> None:
+        """Redirect nothing here any more, and let another agent do so; what open connections need stays. Blocks.
+
+        Raises ``TpnetError``, with nothing redirected all the same.
+        """
+        try:
+            if self._stays is None:
+                name, self._stays = stay_on(self.netns)
+                self._names = {name}
+        finally:
+            self.redirect.close()
+
     def close(self, state: StateFile) -> None:
-        """Undo every change, the lock last.
+        """Undo every change, unless another agent needs it; the lock last. Blocks.
 
         What cannot be undone is inert, stays on disk, and is swept later.
         """
         try:
-            self.source.undo()
-            state.forget(self.netns.inode)
+            with state.held():
+                if not others_in(self.netns, self._names):
+                    self.source.undo()
+                    state.forget(self.netns.inode)
         except (TpnetError, OSError) as error:
             _log.warning("%s: %s", self.target.name, error)
         self.redirect.close()
+        if self._stays is not None:
+            self._stays.close()
         self.table.close()
         self.target.close()
 
@@ -187,24 +205,33 @@ def open_namespace(target: Target, program: Program, signs: Signs, state: StateF
     """
     with contextlib.ExitStack() as undo:
         undo.callback(target.close)
-        name = target.name
-        redirect = undo.enter_context(EbpfRedirect(target.netns, program, signs))
-        table = undo.enter_context(ListenTable(target.netns))
-        source = SourceAddress(target.netns)
-        inode = target.netns.inode
+        name, netns = target.name, target.netns
+        redirect = undo.enter_context(EbpfRedirect(netns, program, signs))
+        table = undo.enter_context(ListenTable(netns))
         try:
-            state.note(inode, name, source.to_json())
+            with state.held():
+                source = _source_address(netns, state)
+                state.note(netns.inode, name, source.to_json())
+                try:
+                    source.apply()
+                except TpnetError:
+                    state.forget(netns.inode)
+                    raise
         except OSError as error:
             raise TpnetError(
                 f"What is changed in {name} cannot be written down: {error.strerror}.",
                 "The run directory must be writable, and its disk not full.",
             ) from error
-        undo.callback(state.forget, inode)
-        source.apply()
-        undo.callback(source.undo)
         namespace = LiveNamespace(target, redirect, source, table)
         undo.pop_all()
         return namespace
+
+
+def _source_address(netns: NetNs, state: StateFile) -> SourceAddress:
+    """What to change there. An agent that ends may have changed it already, and written down what it was before."""
+    if not others_in(netns, {LOCK_NAME}):
+        return SourceAddress(netns)
+    return SourceAddress.from_json(netns, state.load().get(str(netns.inode), BEFORE))
 
 
 def resolve(name: str) -> Target:

@@ -63,6 +63,7 @@ class Sessions:
         self._retry_at = 0.0
         self._endpoints: dict[str, Endpoint] = {}
         self._mending: asyncio.Task[None] | None = None
+        self._ending = False
         self.wireguard = ""
 
     @property
@@ -231,11 +232,20 @@ class Sessions:
 
     async def goodbye(self) -> None:
         """Tell the sessions that this agent ends, and the next one is to be looked for. Takes a tenth of a second."""
+        self._ending = True
         if self._heartbeat is None:
             return
         for _ in range(GOODBYES):  # a datagram may be lost; and the device takes a moment to send one
             self._heartbeat.goodbye()
             await asyncio.sleep(GOODBYE_PAUSE)
+
+    async def make_way(self) -> None:
+        """Leave the node's UDP port to the next agent. What is under way to sessions goes on, from another port."""
+        if self._end is not None:
+            try:
+                await asyncio.to_thread(self._end.move_away)
+            except TpnetError as error:
+                _log.warning("%s", error)
 
     def close(self) -> None:
         """Take the tunnel down."""
@@ -295,7 +305,7 @@ class Sessions:
 
     def _changed(self, address: IPv6Address, up: bool) -> None:
         name = self._names.get(address)
-        if name is not None:
+        if name is not None and not self._ending:  # when it ends, sessions turn to the next agent
             _log.info("session %s is %s", name, "up" if up else "down; its requests go to the app")
             self.tell(name)
             self._on_change()

@@ -8,12 +8,14 @@ read counts as empty.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
@@ -21,48 +23,67 @@ _VERSION = 1
 
 
 class StateFile:
-    """``state.json`` in the run directory: records of ``SourceAddress.to_json`` by namespace inode."""
+    """``state.json`` in the run directory: records of ``SourceAddress.to_json`` by namespace inode.
+
+    Two agents may have it at once, one that ends and its successor: each change is of one record, in one step. What
+    hangs together with a record is done while it is ``held``.
+    """
 
     def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
         self._path = run_dir / "state.json"
-        self._records: dict[str, dict[str, Any]] = {}
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No other agent with this run directory holds it while the block runs. Blocks. Raises ``OSError``."""
+        fd = os.open(self._run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     def load(self) -> dict[str, dict[str, Any]]:
-        """What an earlier agent had written down and not undone, by ``str(netns.inode)``."""
+        """What an agent had written down and not undone, by ``str(netns.inode)``."""
+        return {inode: record["changes"] for inode, record in self._read().items()}
+
+    def note(self, inode: int, label: str, changes: dict[str, Any]) -> None:
+        """Write down what is about to be changed. While it is held. Raises ``OSError`` when it cannot be kept."""
+        self._write(self._read() | {str(inode): {"label": label, "changes": changes}})
+
+    def forget(self, inode: int) -> None:
+        """It has been undone, or has gone with its namespace. While it is held."""
+        records = self._read()
+        if records.pop(str(inode), None) is not None:
+            with contextlib.suppress(OSError):  # an old record costs the next start a look, no more
+                self._write(records)
+
+    def keep_only(self, inodes: Collection[int]) -> None:
+        """Everything else has been swept. While it is held."""
+        kept = {str(inode) for inode in inodes}
+        with contextlib.suppress(OSError):
+            self._write({inode: record for inode, record in self._read().items() if inode in kept})
+
+    def _read(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         try:
             data = json.loads(self._path.read_text(encoding="utf-8"))
             if data["version"] == _VERSION:
-                found = {inode: dict(record["changes"]) for inode, record in data["namespaces"].items()}
+                for inode, record in data["namespaces"].items():
+                    found[inode] = {"label": str(record["label"]), "changes": dict(record["changes"])}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             _log.warning("%s does not tell what an earlier agent left (%s)", self._path, type(error).__name__)
+            found = {}
         return found
 
-    def note(self, inode: int, label: str, changes: dict[str, Any]) -> None:
-        """Write down what is about to be changed. Raises ``OSError`` when it cannot be kept."""
-        self._records[str(inode)] = {"label": label, "changes": changes}
-        self._write()
-
-    def forget(self, inode: int) -> None:
-        """It has been undone, or has gone with its namespace."""
-        if self._records.pop(str(inode), None) is not None:
-            with contextlib.suppress(OSError):  # an old record costs the next start a look, no more
-                self._write()
-
-    def clear(self) -> None:
-        """Everything of an earlier agent has been swept; or of this one undone."""
-        self._records.clear()
-        with contextlib.suppress(OSError):
-            self._path.unlink()
-
-    def _write(self) -> None:
-        if not self._records:
+    def _write(self, records: dict[str, dict[str, Any]]) -> None:
+        if not records:
             self._path.unlink(missing_ok=True)
             return
         fresh = self._path.with_suffix(".new")
-        data = {"version": _VERSION, "namespaces": self._records}
+        data = {"version": _VERSION, "namespaces": records}
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as file:
             json.dump(data, file)

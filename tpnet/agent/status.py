@@ -30,11 +30,13 @@ class Ledger:
 
     def __init__(self) -> None:
         self._now: tuple[Mapping[str, Count], Mapping[str, Count]] = ({}, {})
+        self._sessions: Mapping[str, int] = {}
         self._before: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
 
     def take(self, counters: Counters) -> None:
         """What the worker counts."""
         self._now = (counters.targets, counters.intercepts)
+        self._sessions = counters.sessions
 
     def worker_lost(self) -> None:
         """Its connections are gone; what it counted stays."""
@@ -43,6 +45,11 @@ class Ledger:
                 before[name] = added(before.get(name, {}), count)
                 before[name].pop("open", None)
         self._now = ({}, {})
+        self._sessions = {}
+
+    def open_to(self, session: str) -> int:
+        """Connections to a session, as they were within the last second or two."""
+        return self._sessions.get(session, 0)
 
     def target(self, number: int) -> Count:
         """Totals of a target."""

@@ -32,10 +32,11 @@ from tpnet.control.local.server import ControlServer
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import all_namespaces
 from tpnet.datapath.program import ready_program
-from tpnet.datapath.redirect import make_signs, probe
+from tpnet.datapath.redirect import make_signs, others_in, probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
 from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.lock import take_name
 from tpnet.kernel.signs import SUPERVISOR
 from tpnet.model import AgentStatus, Refused, TpnetError
 from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets, NotTaken
@@ -62,19 +63,29 @@ BEAT_EVERY = 0.1
 """Seconds between two signs of life of the supervisor, and two looks at the worker's."""
 LOOK_EVERY = 1.0
 """Seconds between two looks at everything else: leases, vanished targets, the tunnel's device."""
-END_SECONDS = 3.0
+END_SECONDS = 30.0
 """Seconds that open connections have when the agent is told to end, unless it was told otherwise."""
+LOCK_SECONDS, LOCK_PAUSE = 2.0, 0.02
+"""Seconds that the node's lock may be an earlier agent's, which has been told to end, and between two tries."""
 
 
 class Agent:
     """One agent's life: ``start``, then ``run`` until ``stop``, then ``close``."""
 
     def __init__(
-        self, run_dir: Path, orders: Orders, *, udp_port: int, worker_uid: int, end_seconds: float
+        self,
+        run_dir: Path,
+        orders: Orders,
+        *,
+        udp_port: int,
+        worker_uid: int,
+        end_seconds: float,
+        bytes_untouched: bool,
     ) -> None:
         self._run_dir = run_dir
         self._orders = orders
         self._end_seconds = end_seconds
+        self._bytes_untouched = bytes_untouched
         self._udp_port = udp_port
         self._worker_uid = worker_uid
         self._undo = contextlib.AsyncExitStack()
@@ -85,7 +96,8 @@ class Agent:
         """Everything up to the control socket. Raises ``TpnetError``; ``close`` is needed all the same."""
         started = time.time()
         undo = self._undo
-        undo.callback(lock_node().close)
+        self._lock = await lock_node_soon()
+        undo.callback(self._lock.close)
         try:
             self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -110,7 +122,6 @@ class Agent:
         self._targets = targets = Targets(signs, workers, state, orders.book)
         self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
         undo.callback(sessions.close)
-        undo.push_async_callback(sessions.goodbye)
         undo.push_async_callback(workers.close)
         # All at once: each mostly waits for the kernel or for a child.
         workers.start()
@@ -126,6 +137,7 @@ class Agent:
         await sweeping
         await workers.wait_ready()
         undo.push_async_callback(targets.close, self._end_seconds)
+        undo.push_async_callback(self._make_way)
         undo.push_async_callback(orders.stop)
 
         redirect = ("ebpf", "It passed its self-test on this kernel.")
@@ -135,6 +147,7 @@ class Agent:
         server = ControlServer(self._run_dir, answers)
         undo.push_async_callback(server.close)
         await server.start()
+        undo.push_async_callback(self._withdraw)
         _log.info("answering at %s", server.path)
         self.started = True
         return await answers.info()
@@ -173,6 +186,18 @@ class Agent:
         """Give every target back, let connections end for seconds, undo every change, end every process."""
         await self._undo.aclose()
 
+    async def _withdraw(self) -> None:
+        """First of all: new connections are the apps', and the sessions look out for the next agent."""
+        await self._targets.withdraw(self._end_seconds, mark=not self._bytes_untouched)
+        await self._sessions.goodbye()
+
+    async def _make_way(self) -> None:
+        """Let the next agent start, while what is under way here ends."""
+        await self._sessions.make_way()
+        self._lock.close()
+        if left := sum(self._ledger.target(door.number).get("open", 0) for door in self._targets.left()):
+            _log.info("waiting %g s at most for %d connections to end", self._end_seconds, left)
+
     def _worker_ready(self) -> None:
         self._sessions.worker_ready()
         self._targets.worker_ready()
@@ -206,22 +231,39 @@ def lock_node() -> socket.socket:
     """
     return take_lock(
         LOCK_NAME,
-        lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+        _stream_here,
         what="The node's lock",
         taken="Another agent runs on this node",
     )
+
+
+def _stream_here() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+async def lock_node_soon() -> socket.socket:
+    """``lock_node``, which an agent that has just been told to end is about to give up. Raises ``Conflict``."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            return take_name(LOCK_NAME, _stream_here)
+        await asyncio.sleep(LOCK_PAUSE)
+    return lock_node()
 
 
 def sweep(state: StateFile) -> None:
     """Undo what an agent that was killed has left in any namespace."""
     namespaces = all_namespaces()
     try:
-        for label in sweep_all(namespaces, state.load()):
-            _log.info("undid in %s what an earlier agent had left", label)
+        with state.held():
+            recorded = state.load()
+            for label in sweep_all(namespaces, recorded):
+                _log.info("undid in %s what an earlier agent had left", label)
+            noted = [netns for netns in namespaces if str(netns.inode) in recorded]
+            state.keep_only([netns.inode for netns in noted if others_in(netns, ())])
     finally:
         for netns in namespaces:
             netns.close()
-    state.clear()
 
 
 def run_agent(
@@ -231,13 +273,15 @@ def run_agent(
     udp_port: int = AGENT_UDP_PORT,
     worker_uid: int = WORKER_UID,
     end_seconds: float = END_SECONDS,
+    bytes_untouched: bool = False,
     on_ready: Callable[[AgentStatus], None] | None = None,
 ) -> None:
     """Run an agent until SIGTERM or SIGINT; a second signal ends it at once. In the main thread.
 
     ``run_dir``: default ``default_run_dir()``. ``orders``: where intercepts come from; default: the control socket.
-    ``udp_port``: WireGuard's, 0 for any free one. ``end_seconds``: what open connections have in the end. ``on_ready``
-    is called once orders are taken. Raises ``TpnetError`` when it cannot start: ``Refused`` without root or BPF,
+    ``udp_port``: WireGuard's, 0 for any free one. ``end_seconds``: what open connections have in the end.
+    ``bytes_untouched``: not even then is a response marked as its connection's last. ``on_ready`` is called once orders
+    are taken. Raises ``TpnetError`` when it cannot start: ``Refused`` without root or BPF,
     ``Conflict`` beside another agent.
     """
     if os.geteuid() != 0:
@@ -248,6 +292,7 @@ def run_agent(
         udp_port=udp_port,
         worker_uid=worker_uid,
         end_seconds=end_seconds,
+        bytes_untouched=bytes_untouched,
     )
     asyncio.run(_live(agent, on_ready))
 

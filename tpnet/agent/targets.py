@@ -64,6 +64,7 @@ class Targets:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: dict[TargetKey, TpnetError] = {}
         self._full = False
+        self._ending = False
 
     # What is there.
 
@@ -115,6 +116,8 @@ class Targets:
 
     async def _reconcile(self, desired: Callable[[], Mapping[TargetKey, Wanted]]) -> None:
         async with self._lock:
+            if self._ending:
+                return
             wanted = desired()
             actual = {door.key: door.rules for door in self.doors()}
             self.failures = {key: error for key, error in self.failures.items() if key in wanted}
@@ -210,10 +213,12 @@ class Targets:
         _log.info("%s:%d is back with its app", *key)
 
     def _leave(self, namespace: LiveNamespace, door: Door, *, gone: bool = False) -> None:
+        """The worker keeps the rules when the agent ends: what is matched goes to its session, as long as it can."""
         del namespace.doors[door.port]
         namespace.left[door.port] = door
         door.leave()
-        self._workers.send(SetRules(door.number, []))
+        if not self._ending:
+            self._workers.send(SetRules(door.number, []))
         if not self._workers.ready:
             door.over.set()
         door.seen_out = self._keep(self._see_out(namespace, door, gone=gone))
@@ -248,10 +253,30 @@ class Targets:
                 self._leaving.discard(namespace)
                 await asyncio.to_thread(namespace.close, self._state)
 
+    async def withdraw(self, seconds: float, *, mark: bool) -> None:
+        """The agent ends: new connections reach the apps from this moment on, and another agent may redirect.
+
+        Open ones end at their next message's end, all within ``seconds``; with ``mark`` their clients are told before.
+        """
+        self._ending = True
+        for door in self.doors():
+            door.disable("the agent ends")
+        self._workers.send(Finish(seconds, mark))
+        async with self._lock:
+            for namespace in list(self._namespaces.values()):
+                for door in list(namespace.doors.values()):
+                    self._leave(namespace, door)
+            for namespace in (*self._namespaces.values(), *self._leaving):
+                try:
+                    await asyncio.to_thread(namespace.withdraw)
+                except TpnetError as error:
+                    _log.warning("%s", error.message)
+            await self._release_empty()
+
     async def close(self, seconds: float) -> None:
-        """Give everything back, with ``seconds`` for open connections; then undo every change."""
-        await self.reconcile(dict)
-        self._workers.send(Finish(seconds))
+        """Wait for the last connections, for ``seconds`` and a little longer; then undo every change."""
+        if not self._ending:
+            await self.withdraw(seconds, mark=False)
         leaving = [door.seen_out for door in self.left() if door.seen_out is not None]
         if leaving:
             await asyncio.wait(leaving, timeout=seconds + LATE)
@@ -259,6 +284,8 @@ class Targets:
             _log.warning("the worker has not let go of %s:%d", *door.key)
             door.over.set()
         await asyncio.gather(*leaving)
+        async with self._lock:
+            await self._release_empty()
 
     # The worker comes and goes.
 

@@ -172,8 +172,9 @@ class Workers:
         loop = asyncio.get_running_loop()
         self._lost = False
         self._started = time.monotonic()
-        self._end, theirs = channel.pair()
+        theirs: socket.socket | None = None
         try:
+            self._end, theirs = channel.pair()
             # From the main thread: the worker is to die with the thread that started it.
             self._process = subprocess.Popen(
                 command(theirs.fileno(), self._uid),
@@ -189,7 +190,8 @@ class Workers:
             self._gone()
             return
         finally:
-            theirs.close()
+            if theirs is not None:
+                theirs.close()
         self._ended.clear()
         loop.add_reader(self._pidfd, self._gone)
         loop.add_reader(self._end.fileno(), self._read)

@@ -23,6 +23,7 @@ from tpnet.datapath.netns import NetNs
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
 from tpnet.kernel.endpoint import pack_endpoint
+from tpnet.kernel.lock import names_held
 from tpnet.kernel.signs import SUPERVISOR, WORKER, Level, Signs
 from tpnet.model import Conflict, Refused, TpnetError
 
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what the app listens on, not what we bind
 """All addresses of both families."""
 
-LOCK_NAME = "tpnet-redirect"
+PREFIX = "tpnet-"
+"""What the names begin with that agents hold in targets' namespaces."""
+STAYS = f"{PREFIX}stays-"
+"""With a process id: an agent ends, and has connections there yet."""
+LOCK_NAME = f"{PREFIX}redirect"
 """The abstract Unix socket in a target's namespace that says: an agent redirects here. It vanishes with its
 holder."""
 
@@ -202,6 +207,32 @@ class EbpfRedirect:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def stay_on(netns: NetNs) -> tuple[str, socket.socket]:
+    """Say that this process redirects nothing more in ``netns``, and has connections there yet that need our changes.
+
+    It is said, under the name that is returned, for as long as the returned socket is open. Raises ``TpnetError``.
+    """
+    name = f"{STAYS}{os.getpid()}"
+    lock = take_lock(
+        name,
+        lambda: netns.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+        what=f"A name in {netns.label}",
+        taken=f"This process ends in {netns.label}",
+    )
+    return name, lock
+
+
+def others_in(netns: NetNs, mine: Collection[str]) -> bool:
+    """Whether other agents need our changes in ``netns``: one that redirects there, or that ends and has connections.
+
+    ``mine``: the names that the caller holds there itself. Raises ``TpnetError``.
+    """
+    try:
+        return bool(netns.run(lambda: names_held(PREFIX)) - set(mine))
+    except OSError as error:
+        raise TpnetError(f"Who else is in {netns.label} cannot be told: {error.strerror}.") from error
 
 
 def lock_namespace(netns: NetNs) -> socket.socket:

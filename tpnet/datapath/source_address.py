@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pyroute2 import IPRoute, NetlinkError
 
 from tpnet.datapath.netns import streams
-from tpnet.datapath.redirect import lock_namespace
+from tpnet.datapath.redirect import LOCK_NAME, lock_namespace, others_in
 from tpnet.model import InvalidInput, TpnetError
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ _SYSCTLS = {
     "ipv4_fwmark_reflect": Path("/proc/sys/net/ipv4/fwmark_reflect"),
     "ipv6_fwmark_reflect": Path("/proc/sys/net/ipv6/fwmark_reflect"),
 }
+BEFORE = {_NEEDED: "0"}
+"""What is taken to have been there before when nobody knows: the kernel's default."""
 _LO_WITHOUT_IPV6 = Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6")
 
 _RTN_LOCAL = 2
@@ -133,7 +135,7 @@ def sweep(netns: NetNs, recorded: dict[str, Any] | None = None) -> bool:
     """
     if not netns.run(_has_ours):
         return False
-    SourceAddress.from_json(netns, recorded or {_NEEDED: "0"}).undo()
+    SourceAddress.from_json(netns, recorded or BEFORE).undo()
     return True
 
 
@@ -150,6 +152,8 @@ def sweep_all(namespaces: Iterable[NetNs], recorded: Mapping[str, dict[str, Any]
             if not netns.run(_has_ours):
                 continue
             with lock_namespace(netns):
+                if others_in(netns, {LOCK_NAME}):
+                    continue  # an agent that ends has connections there
                 if sweep(netns, recorded.get(str(netns.inode))):
                     swept.append(netns.label)
     return swept

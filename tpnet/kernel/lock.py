@@ -39,3 +39,10 @@ def holder(name: str, make_socket: Callable[[], socket.socket]) -> int | None:
             return peer_credentials(probe).pid
         except OSError:
             return None
+
+
+def names_held(prefix: str) -> set[str]:
+    """The names that begin so, and that anybody holds in the calling thread's namespace. Raises ``OSError``."""
+    with open("/proc/thread-self/net/unix", encoding="utf-8", errors="replace") as file:
+        paths = (line.split()[-1] for line in file)
+        return {path[1:] for path in paths if path.startswith(f"@{prefix}")}

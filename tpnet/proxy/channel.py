@@ -119,9 +119,13 @@ class RemoveTarget:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The agent ends: let every connection of every target end within ``seconds``."""
+    """The agent ends: let every connection of every target end within ``seconds``.
+
+    ``mark``: say so in the last response of each.
+    """
 
     seconds: float
+    mark: bool = True
 
 
 # Worker to supervisor.
@@ -178,10 +182,12 @@ class Counters:
 
     ``targets``: per target id ``{"open", "accepted", "requests", "app_requests", "verdicts": {...}}``.
     ``intercepts``: per intercept name ``{"hits", "last_hit", "reasons": {...}}``, ``last_hit`` in Unix seconds.
+    ``sessions``: per session name how many connections to it are open at this moment.
     """
 
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     intercepts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sessions: dict[str, int] = field(default_factory=dict)
 
 
 Message = (

@@ -24,6 +24,8 @@ from tpnet.proxy.sessions import SessionRoute
 from tpnet.proxy.stream import Stream
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tpnet.http.conversation import Side
     from tpnet.proxy.context import Context
     from tpnet.proxy.dialler import AppDialler, Peer
@@ -162,6 +164,24 @@ class Connection:
     def idle(self) -> bool:
         """Whether it is between messages, with nothing on the way."""
         return self.calm and self.mover.idle
+
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``."""
+        if not self.done:
+            self.mover.finish(mark=mark)
+
+    def release(self, intercepts: Collection[str]) -> bool:
+        """Let go of sessions whose intercept is none of these, once they owe nothing; whether that is still to come."""
+        stale = [
+            side
+            for side in self.upstreams
+            if isinstance(side, SessionRoute) and side.intercept not in intercepts
+        ]
+        if not stale or not self.idle:
+            return bool(stale)
+        for side in stale:
+            self.let_go(side)
+        return False
 
     @property
     def forsaken(self) -> bool:

@@ -76,11 +76,12 @@ class Book:
         for name in self.intercepts.keys() - intercepts:
             del self.intercepts[name]
 
-    def changed(self) -> Counters | None:
-        """The totals, or ``None`` when they are what was given last."""
+    def changed(self, sessions: dict[str, int]) -> Counters | None:
+        """The totals, or ``None`` when they are what was given last. ``sessions`` as ``Counters`` says."""
         now = Counters(
             targets={str(target): count.as_data() for target, count in self.targets.items()},
             intercepts={name: count.as_data() for name, count in self.intercepts.items()},
+            sessions=sessions,
         )
         if now == self._last:
             return None

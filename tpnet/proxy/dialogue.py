@@ -80,6 +80,10 @@ class Dialogue:
         """See ``Mover.idle``."""
         return self.conversation.idle
 
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``."""
+        self.conversation.finish(mark=mark)
+
     # Events.
 
     def on_client(self, events: int) -> None:

@@ -20,12 +20,13 @@ FORSAKEN = 3.0
 class Drain:
     """``connections`` are open, ``closing`` those of clients that are being closed in an orderly way."""
 
-    __slots__ = ("_forsake_at", "_until", "closing", "connections")
+    __slots__ = ("_forsake_at", "_mark", "_until", "closing", "connections")
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
         self.closing: set[LingeringClose] = set()
         self._until: float | None = None
+        self._mark = True
         self._forsake_at: float | None = None
 
     @property
@@ -37,12 +38,20 @@ class Drain:
         """One more."""
         self.connections.add(connection)
 
-    def finish(self, until: float) -> None:
-        """The agent ends: let the connections end.
+    def begun(self, connection: Connection) -> None:
+        """It moves bytes from now on."""
+        if self._until is not None:
+            connection.finish(mark=self._mark)
 
-        Each does at its next message's end. Silent ones get FIN at ``until``; what is left soon after it, RST.
+    def finish(self, until: float, *, mark: bool) -> None:
+        """The agent ends: let the connections end, those that are yet to come too.
+
+        Each does at its next message's end, which is told before with ``mark``. Silent ones get FIN at ``until``; what is
+        left soon after it, RST.
         """
-        self._until = until
+        self._until, self._mark = until, mark
+        for connection in list(self.connections):
+            connection.finish(mark=mark)
 
     def forsake(self, now: float) -> None:
         """The target has gone: in a while nothing is waited for that its apps have left."""

@@ -28,6 +28,9 @@ class Pipe:
         self._client = client
         self._upstream = upstream.stream
 
+    def finish(self, *, mark: bool) -> None:
+        """See ``Mover.finish``. It knows no messages: it has until the agent's deadline."""
+
     def on_client(self, events: int) -> None:
         """See ``Mover.on_client``."""
         self._move(self._client, self._upstream, events)

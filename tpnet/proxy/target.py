@@ -19,9 +19,13 @@ from tpnet.proxy.router import Router
 from tpnet.proxy.vigil import Vigil
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tpnet.model import Intercept
     from tpnet.proxy.context import Context
     from tpnet.proxy.dialler import Peer
     from tpnet.proxy.transport import Socket
+    from tpnet.rules import Probe
 
 
 class Target:
@@ -33,6 +37,7 @@ class Target:
         "_drain",
         "_number",
         "_removed",
+        "_stale",
         "_vigil",
         "closing",
         "context",
@@ -44,6 +49,7 @@ class Target:
         self.context = context
         self._number = message.target
         self._removed = 0  # how often it was, while it is
+        self._stale = False  # connections may have sessions that no intercept goes to any more
         self._count = count = TargetCount()
         self._drain = Drain()
         self.closing = self._drain.closing
@@ -62,6 +68,7 @@ class Target:
         connection = Connection(self, peer)
         self._drain.add(connection)
         connection.start(sock)
+        self._drain.begun(connection)
         return not self.dialler.crowded(peer)
 
     def gone(self, connection: Connection) -> None:
@@ -73,6 +80,10 @@ class Target:
         """Once a second."""
         self.dialler.tick()
         self._vigil.tick()
+        if self._stale:
+            kept = self.router.intercepts
+            waiting = [connection for connection in list(self._drain.connections) if connection.release(kept)]
+            self._stale = bool(waiting)
         self._drain.tick(now)
         if self._removed and self._drain.over:
             self.dialler.close()
@@ -100,6 +111,11 @@ class Target:
         if gone:
             self._drain.forsake(self.context.loop.now)
 
-    def finish(self, seconds: float) -> None:
-        """Let the connections end, all within ``seconds`` and ``drain.LAST``."""
-        self._drain.finish(self.context.loop.now + seconds)
+    def finish(self, seconds: float, *, mark: bool) -> None:
+        """Let the connections end, all within ``seconds`` and ``drain.LAST``. ``mark``: see ``Mover.finish``."""
+        self._drain.finish(self.context.loop.now + seconds, mark=mark)
+
+    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe]) -> None:
+        """Decide by these from the next request on. Sessions that none of them goes to are let go of."""
+        self.router.set_rules(intercepts, probes)
+        self._stale = True

@@ -61,6 +61,9 @@ class Mover(Protocol):
     def idle(self) -> bool:
         """Whether it is between messages, in both directions."""
 
+    def finish(self, *, mark: bool) -> None:
+        """End the connection at the next message's end; with ``mark``, the response says so before."""
+
     def on_client(self, events: int, /) -> None:
         """The client's socket is ready for something."""
 

@@ -111,7 +111,9 @@ class Worker:
             self._targets.pop(number, None)
             self.context.book.targets.pop(number, None)
         self.context.removed.clear()
-        counters = self.context.book.changed()
+        counters = self.context.book.changed(
+            {name: len(state.upstreams) for name, state in self.context.sessions.items()}
+        )
         if counters is not None:
             self.tell(counters)
 
@@ -165,7 +167,7 @@ class Worker:
     def _set_rules(self, message: SetRules, _fds: list[int]) -> None:
         target = self._targets.get(message.target)
         if target is not None:
-            target.router.set_rules(
+            target.set_rules(
                 [channel.intercept_of(one) for one in message.intercepts],
                 [channel.probe_of(one) for one in message.probes],
             )
@@ -217,7 +219,7 @@ class Worker:
 
     def _finish(self, message: Finish, _fds: list[int]) -> None:
         for target in self._targets.values():
-            target.finish(message.seconds)
+            target.finish(message.seconds, mark=message.mark)
 
     def _lose(self, name: str) -> None:
         state = self.context.sessions.get(name)

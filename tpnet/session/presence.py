@@ -29,6 +29,8 @@ RENEW_EVERY = 10.0
 """Seconds between renewals; the lease is 30 s."""
 RETRY_EVERY = 2.0
 """Seconds between attempts while the agent does not answer."""
+RETIRED_SECONDS = 60.0
+"""Seconds for which an earlier agent's tunnel stays: longer than one that ends waits for what is under way."""
 QUICK_EVERY, QUICK_SECONDS = 0.1, 60.0
 """The same at first, once it has said goodbye or fallen silent: the next one is about to start."""
 
@@ -167,7 +169,9 @@ class Presence:
         grant = await self._ask(self.control.register_session, session)
         old, self._grant = self._grant, grant
         if old is not None and old.agent_public_key != grant.agent_public_key and self._end is not None:
-            self._end.remove_peer(old.agent_public_key)
+            # It may be ending, and have responses under way; new streams of it are refused from here on.
+            loop = asyncio.get_running_loop()
+            loop.call_later(RETIRED_SECONDS, self._retire, self._end, old.agent_public_key)
         if self._end is None:
             self._end = await TunnelEnd.open_async(self._keys, mtu=grant.mtu or MTU)
             log.info("tunnel end %s at %s: %s", self._end.device.name, self._end.address, self._end.reason)
@@ -177,6 +181,12 @@ class Presence:
                 "The agent computes other tunnel addresses than this session does.",
                 "Use the same version of tpnet at both ends.",
             )
+
+    def _retire(self, end: TunnelEnd, public_key: str) -> None:
+        """Forget an agent that has had its time, unless it is the one that is there."""
+        if end is self._end and self._grant is not None and self._grant.agent_public_key != public_key:
+            with contextlib.suppress(TpnetError):
+                end.remove_peer(public_key)
 
     async def _reach(self) -> None:
         """Find the endpoint that answers. Raises ``NotThere``."""

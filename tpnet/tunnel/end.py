@@ -192,6 +192,10 @@ class TunnelEnd:
         self._paths[address] = size or SMALLEST
         self._route("replace", address)
 
+    def move_away(self) -> None:
+        """Give up the UDP port for any other. Peers follow with the next packet to them. Raises ``DeviceError``."""
+        self.port = self.device.move_away()
+
     def remove_peer(self, public_key: str) -> None:
         """Forget a peer: what it sends is dropped, connecting to it fails at once. May be called twice."""
         self.device.remove_peer(public_key)

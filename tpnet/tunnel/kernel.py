@@ -67,6 +67,11 @@ class KernelDevice:
             ) from error
         return next((int(m.get_attr("WGDEVICE_A_LISTEN_PORT") or 0) for m in self._info()), 0)
 
+    def move_away(self) -> int:
+        """See ``WireGuardDevice``."""
+        self._set(listen_port=0)
+        return next((int(m.get_attr("WGDEVICE_A_LISTEN_PORT") or 0) for m in self._info()), 0)
+
     def set_peer(
         self, public_key: str, allowed: IPv6Address, *, endpoint: Endpoint | None = None, keepalive: int = 0
     ) -> None:

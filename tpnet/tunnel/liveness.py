@@ -13,6 +13,7 @@ padding and all, with ``tE`` in front. An agent that ends sends a goodbye, which
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import time
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ _IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE = (
 )  # linux/in6.h: send whole packets, whatever the route's MTU says
 _GOODBYE = b"tG".ljust(_LAYOUT.size, b"\0")
 _CHECK_EVERY = 0.1
+_LATE = 0.5
 _ASKS_KEPT = 128
 _TELL_EVERY = 1.0
 
@@ -71,6 +73,7 @@ class Liveness:
 
     def __init__(self) -> None:
         self._known: dict[IPv6Address, Presence] = {}
+        self._checked = math.inf
 
     def expect(self, address: IPv6Address) -> None:
         """Begin to watch an address; it is down until it is heard."""
@@ -114,7 +117,10 @@ class Liveness:
         return changed
 
     def check(self, now: float) -> list[IPv6Address]:
-        """Who has gone down since the last check."""
+        """Who has gone down since the last check. One that is late itself finds nobody: they may wait to be heard."""
+        late, self._checked = now - self._checked > _LATE, now
+        if late:
+            return []
         gone = [a for a, p in self._known.items() if p.up and now - p.seen >= DEAD_AFTER]
         for address in gone:
             self._known[address].up = False

@@ -114,6 +114,11 @@ class WireGuardGo:
             bound = self._listen_port()
         return bound
 
+    def move_away(self) -> int:
+        """See ``WireGuardDevice``."""
+        self._set(["listen_port=0"])
+        return self._listen_port()
+
     def set_peer(
         self, public_key: str, allowed: IPv6Address, *, endpoint: Endpoint | None = None, keepalive: int = 0
     ) -> None:

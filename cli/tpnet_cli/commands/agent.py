@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet_cli.lazy import Lazy, LazyGroup
+from tpnet_cli.output import say
 
 if TYPE_CHECKING:
     from tpnet.agent.cluster.controller import ClusterOrders
     from tpnet.model import AgentStatus
 
-_CLUSTER_END_SECONDS = 50.0  # less than the DaemonSet's terminationGracePeriodSeconds
+_CLUSTER_END_SECONDS = 55.0  # less than the DaemonSet's terminationGracePeriodSeconds
 _COMMANDS = (
     Lazy("run", "tpnet_cli.commands.agent", "run", "Run it here, in the foreground."),
     Lazy(
@@ -61,7 +62,14 @@ def agent() -> None:
     type=click.FloatRange(0, 3600),
     envvar="TPNET_END_SECONDS",
     show_envvar=True,
-    help="What open connections have to finish when the agent is told to end. Default: 50, with --local 3.",
+    help="What open connections have to finish when the agent is told to end. Default: 55, with --local 30.",
+)
+@click.option(
+    "--bytes-untouched",
+    is_flag=True,
+    envvar="TPNET_BYTES_UNTOUCHED",
+    show_envvar=True,
+    help="When the agent ends, do not tell clients to connect anew: their last response is not marked.",
 )
 def run(
     local: bool,
@@ -71,6 +79,7 @@ def run(
     run_dir: Path | None,
     udp_port: int | None,
     end_seconds: float | None,
+    bytes_untouched: bool,
 ) -> None:
     """Run the agent in the foreground until SIGTERM or Ctrl-C. Needs root.
 
@@ -91,6 +100,7 @@ def run(
             orders=orders,
             udp_port=AGENT_UDP_PORT if udp_port is None else udp_port,
             end_seconds=end_seconds,
+            bytes_untouched=bytes_untouched,
             on_ready=lambda info: out.write(_ready(info)),
         )
 
@@ -145,7 +155,7 @@ def probe(run_dir: Path | None) -> None:
     except (OSError, ValueError) as error:
         why = f"It does not answer at {folder}/agent.sock: {error}."
     if why:
-        click.echo(why, err=True)
+        say(why, err=True)
         raise SystemExit(1)
 
 

@@ -1,4 +1,5 @@
 import json
+import threading
 
 import pytest
 
@@ -25,12 +26,44 @@ def test_nothing_to_undo_means_no_file(tmp_path):
 
 
 def test_what_was_swept_is_cleared(tmp_path):
-    StateFile(tmp_path).note(1, "netns/a", {"tcp_fwmark_accept": "0"})
+    state = StateFile(tmp_path)
+    state.note(1, "netns/a", {"tcp_fwmark_accept": "0"})
+    state.note(2, "netns/b", {"tcp_fwmark_accept": "1"})
     after = StateFile(tmp_path)
-    after.load()
-    after.clear()
-    after.clear()
+    after.keep_only([2, 3])
+    assert state.load() == {"2": {"tcp_fwmark_accept": "1"}}
+    after.keep_only([])
+    after.keep_only([])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_agents_change_it_and_neither_loses_what_the_other_wrote(tmp_path):
+    old, new = StateFile(tmp_path), StateFile(tmp_path)
+    old.note(1, "netns/a", {})
+    old.note(2, "netns/b", {})
+    new.note(3, "netns/c", {})
+    old.forget(1)
+    assert new.load().keys() == {"2", "3"}
+    new.forget(2)
+    old.forget(3)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_while_one_holds_it_another_waits(tmp_path):
+    order = []
+
+    def other():
+        with StateFile(tmp_path).held():
+            order.append("other")
+
+    with StateFile(tmp_path).held():
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.1)
+        assert thread.is_alive()
+        order.append("one")
+    thread.join(5)
+    assert order == ["one", "other"]
 
 
 @pytest.mark.parametrize(

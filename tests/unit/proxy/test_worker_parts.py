@@ -262,13 +262,13 @@ def test_pipes_are_bounded_and_used_again():
 
 def test_counters_are_given_only_when_they_changed():
     book = Book()
-    assert book.changed() is not None
-    assert book.changed() is None
+    assert book.changed({}) is not None
+    assert book.changed({}) is None
     book.targets[1] = count = TargetCount()
     count.unmatched += 2
     count.verdicts["P"] += 1
     book.intercepts["i"].hit()
-    counters = book.changed()
+    counters = book.changed({})
     assert counters.targets["1"]["verdicts"] == {"P": 1, "F:app": 2}
     assert counters.intercepts["i"]["hits"] == 1
 

@@ -312,7 +312,7 @@ def test_at_the_agents_end_silent_connections_wait_until_the_deadline_and_the_re
     idle, busy = Draining(drain, idle=True), Draining(drain)
     for now in (0, 1000):
         drain.tick(now)
-    drain.finish(1030)
+    drain.finish(1030, mark=True)
     drain.tick(1029)
     assert (idle.ended, busy.ended) == ("", "")
     drain.tick(1030)

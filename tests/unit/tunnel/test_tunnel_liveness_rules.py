@@ -35,6 +35,19 @@ def test_up_at_the_first_heartbeat_down_after_two_seconds_without():
     assert state.datagram(pulse.ask(20), BOB, 20)[1] is True
 
 
+def test_after_a_pause_of_the_watcher_nobody_is_gone_before_he_was_listened_to():
+    state, pulse = watched(), Pulse()
+    state.datagram(pulse.ask(10), BOB, 10)
+    for tenths in range(1, 6):
+        assert state.check(10 + tenths / 10) == []
+    assert state.check(20) == [], "what has come meanwhile is not read yet"
+    assert state.get(BOB).up
+    state.datagram(pulse.ask(20.05), BOB, 20.05)
+    assert state.check(20.1) == []
+    assert state.check(30) == []
+    assert state.check(30.1) == [BOB], "nothing had come"
+
+
 def test_quiet_once_a_heartbeat_is_missing_and_until_one_is_heard_or_it_is_down():
     state, pulse = watched(), Pulse()
     assert state.quiet(100) == [], "one that was never heard is no more than down"

@@ -40,8 +40,8 @@ SYNC_SECONDS = 5.0
 STEP_PAUSE = 0.02
 """Seconds between two steps at least: what changes together is taken together."""
 LEAVING_SECONDS = 12.0
-"""Seconds that a session may use the tunnel after its last intercept here: what is under way is to be answered, and
-who comes back soon has a tunnel. More than the session itself keeps its end, and two of silence."""
+"""Seconds that a session may use the tunnel after its last intercept here, and longer while something is under way to
+it: that is to be answered, and who comes back soon has a tunnel."""
 NODE_EVERY = 30.0
 """Seconds between two looks at the node's own addresses, if no new target asks for one."""
 GOODBYE_SECONDS = 2.0
@@ -174,10 +174,9 @@ class ClusterOrders:
             if lease is not None and lease.public_key == entry.session.public_key:
                 self._leaving.pop(name, None)
                 continue
-            if (
-                lease is None
-                and time.monotonic() - self._leaving.setdefault(name, time.monotonic()) < LEAVING_SECONDS
-            ):
+            since = self._leaving.setdefault(name, time.monotonic())
+            waited = time.monotonic() - since >= LEAVING_SECONDS
+            if lease is None and not (waited and parts.ledger.open_to(name) == 0):
                 continue
             self._leaving.pop(name, None)
             self.book.drop_session(name)

@@ -60,6 +60,7 @@ class Publisher:
         self._differs_since: dict[Key, float] = {}
         self._before: dict[str, NodeReport | None] = {}  # what was counted in an earlier life, by uid
         self._node_uid = ""
+        self._key = ""
         self.writer = Writer()
 
     def publish(self, outcome: Outcome) -> None:
@@ -99,8 +100,10 @@ class Publisher:
         await asyncio.gather(*writes, return_exceptions=True)
 
     async def withdraw(self) -> None:
-        """The node has no agent any more. Raises ``TpnetError``."""
-        await self._api.delete(NODE_AGENTS, self._node)
+        """The node has no agent any more, unless the next one is there already. Raises ``TpnetError``."""
+        there = await self._api.get(NODE_AGENTS, self._node)
+        if (there.get("spec") or {}).get("publicKey", "") in {"", self._key}:
+            await self._api.delete(NODE_AGENTS, self._node)
 
     # Key and address.
 
@@ -109,6 +112,7 @@ class Publisher:
         if identity is None:
             return
         key, address, port, mtu = identity
+        self._key = key
         spec = to_api(
             NodeAgentSpec(
                 public_key=key,
