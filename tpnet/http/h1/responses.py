@@ -121,7 +121,7 @@ class Responses:
         if waits and not state.requests.touched and not state.held:
             # The client may send the body or not (RFC 9110, 10.1.1): what its next bytes are cannot be told.
             state.stop()
-            state.leave()
+            state.responses.closes = True
             return False
         if state.finishing is None or not self._is_last(exchange):
             return False
