@@ -246,6 +246,7 @@ class Sessions:
                 await asyncio.to_thread(self._end.move_away)
             except TpnetError as error:
                 _log.warning("%s", error)
+            await self.goodbye()  # a peer learns of the other port by whatever comes from it
 
     def close(self) -> None:
         """Take the tunnel down."""

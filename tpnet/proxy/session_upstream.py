@@ -97,7 +97,9 @@ class SessionUpstream:
         if events & OUT:
             stream.flush()
         if not stream.wants_read:
-            if events & ~(IN | OUT) and stream.failure():
+            try:
+                stream.ready(events & ~OUT, unread=True)
+            except OSError:
                 owner.failed(self, "session connection broken", delivered=self.ready, again=True)
                 return
         elif events & ~OUT:
