@@ -8,7 +8,7 @@ import time
 import pytest
 from agent_lab import Agent, wait_until
 from laptops import Stage, answer, head_of, request
-from networks import dropped, namespaces, tcp_sockets
+from networks import between, dropped, namespaces, tcp_sockets
 from worker_lab import read, read_head, read_request, reset
 
 
@@ -87,9 +87,7 @@ def vanish(stage):
         for number, sock in enumerate(socks):
             sock.sendall((stage.matched(), request(), b"")[number % 3])
         wait_until(lambda: worker.more() >= 10)
-        ports = ", ".join(str(sock.getsockname()[1]) for sock in socks)
-        own = f"meta l4proto tcp th dport {{ 8080, {ports} }} th sport {{ 8080, {ports} }}"
-        with dropped(stage.net.client, own):
+        with dropped(stage.net.client, between(8080, socks)):
             wait_until(lambda: len(ended) == 4, 20)
             wait_until(lambda: worker.more() <= 0, 5)
 

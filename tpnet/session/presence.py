@@ -273,10 +273,10 @@ class Presence:
             if end is None or link is None:
                 continue
             try:
-                if end.alive():
-                    link.nudge()
-                else:
+                if not end.alive():
                     self._wake.set()
+                elif not link.gone:  # else its port is the next one's: where it has gone its packets say
+                    link.nudge()
             except TpnetError as error:
                 log.warning("%s", error)
 
