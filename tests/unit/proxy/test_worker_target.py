@@ -293,8 +293,12 @@ class Draining:
     def __init__(self, drain, *, idle=False, forsaken=False):
         self.idle, self.forsaken = idle, forsaken
         self.ended = ""
+        self.marks = None
         self._drain = drain
         drain.add(self)
+
+    def finish(self, *, mark):
+        self.marks = mark
 
     def _gone(self, how):
         self.ended = self.ended or how
@@ -313,6 +317,8 @@ def test_at_the_agents_end_silent_connections_wait_until_the_deadline_and_the_re
     for now in (0, 1000):
         drain.tick(now)
     drain.finish(1030, mark=True)
+    assert idle.marks
+    assert busy.marks
     drain.tick(1029)
     assert (idle.ended, busy.ended) == ("", "")
     drain.tick(1030)

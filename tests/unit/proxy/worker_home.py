@@ -8,7 +8,6 @@ import contextlib
 import os
 import socket
 import struct
-import time
 
 from tpnet.model import HeaderRule, Intercept, OnFailure
 from tpnet.proxy.channel import AddTarget, NeedSockets, Purpose
@@ -192,18 +191,16 @@ class WorkerHome:
         """Turn the loop until nothing happens any more."""
         self.supply()
         while events := self.loop.epoll.poll(quiet):
-            self.loop.now = time.monotonic()
             for fd, mask in events:
                 if (handler := self.loop.handlers.get(fd)) is not None:
                     handler(mask)
             self.supply()
 
     def later(self, seconds):
-        """Let that much time pass, for the deadlines."""
-        now = time.monotonic() + seconds
-        self.loop.now = now
+        """Let that much time pass, which stands still otherwise, for the deadlines."""
+        self.loop.now += seconds
         for deadlines in list(self.loop.deadlines):
-            deadlines.run(now)
+            deadlines.run(self.loop.now)
         self.spin()
 
     def close(self):
