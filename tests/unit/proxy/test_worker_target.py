@@ -45,6 +45,7 @@ class Door:
         self.count = TargetCount()
         self.more = more
         self.declined = 0
+        self.prepared = 0
         self._clients = []
         self.acceptor = Acceptor(
             home.context,
@@ -53,6 +54,7 @@ class Door:
             self.count,
             self.serve,
             self.decline,
+            lambda: self.prepared,
         )
 
     def serve(self, sock, peer):
@@ -125,6 +127,17 @@ def test_without_room_the_supervisor_is_asked_to_leave_clients_to_the_app(home, 
     assert len(door.served) == 2
     home.context.look_for_room()
     assert home.told[-1] == Full(full=False)
+
+
+def test_who_is_in_the_queue_has_a_claim_to_the_sockets_that_are_prepared(home, door):
+    door = door()
+    door.prepared = home.context.loop.sockets + 1
+    home.context.loop.sockets += home.context.most_sockets
+    door.connect(2)
+    home.spin()
+    assert len(door.served) == 2
+    assert dict(door.count.reasons) == {}
+    home.context.loop.sockets -= home.context.most_sockets
 
 
 def test_near_the_last_descriptor_the_target_with_most_clients_makes_way_for_the_others(home, door):
@@ -293,16 +306,16 @@ class Draining:
     def __init__(self, drain, *, idle=False, forsaken=False):
         self.idle, self.forsaken = idle, forsaken
         self.ended = ""
-        self.marks = None
+        self.marked = None
         self._drain = drain
         drain.add(self)
-
-    def finish(self, *, mark):
-        self.marks = mark
 
     def _gone(self, how):
         self.ended = self.ended or how
         self._drain.connections.discard(self)
+
+    def finish(self, *, mark):
+        self.marked = mark
 
     def end(self):
         self._gone("FIN")
@@ -317,8 +330,7 @@ def test_at_the_agents_end_silent_connections_wait_until_the_deadline_and_the_re
     for now in (0, 1000):
         drain.tick(now)
     drain.finish(1030, mark=True)
-    assert idle.marks
-    assert busy.marks
+    assert (idle.marked, busy.marked) == (True, True)
     drain.tick(1029)
     assert (idle.ended, busy.ended) == ("", "")
     drain.tick(1030)
