@@ -138,11 +138,7 @@ class Presence:
 
     async def agent_answers(self) -> bool:
         """Whether an agent is there, be it one that does not know us."""
-        try:
-            await self._ask(self.control.info)
-        except TpnetError:
-            return False
-        return True
+        return await self._ask(self.control.answers)
 
     async def run(self) -> None:
         """Keep the session standing until cancelled."""
