@@ -240,13 +240,16 @@ class Sessions:
             await asyncio.sleep(GOODBYE_PAUSE)
 
     async def make_way(self) -> None:
-        """Leave the node's UDP port to the next agent. What is under way to sessions goes on, from another port."""
+        """Leave the node's UDP port to the next agent.
+
+        What is under way to sessions goes on, from another port: they learn of it by whatever comes from there, such as
+        another ``goodbye``.
+        """
         if self._end is not None:
             try:
                 await asyncio.to_thread(self._end.move_away)
             except TpnetError as error:
                 _log.warning("%s", error)
-            await self.goodbye()  # a peer learns of the other port by whatever comes from it
 
     def close(self) -> None:
         """Take the tunnel down."""
