@@ -10,8 +10,8 @@ from kubelab.tools import wait_until
 from scene import Scene
 
 NEXT = "localhost/tpnet-agent:next"
-# KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_PTRACE, SYS_ADMIN: include/uapi/linux/capability.h
-CAPABILITIES = sum(1 << number for number in (5, 6, 7, 8, 12, 19, 21))
+# KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN: include/uapi/linux/capability.h
+CAPABILITIES = sum(1 << number for number in (5, 6, 7, 8, 12, 18, 19, 21))
 PODS = "/api/v1/namespaces/tpnet/pods?labelSelector=app.kubernetes.io/name=tpnet-agent"
 
 

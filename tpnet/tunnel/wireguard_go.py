@@ -20,6 +20,7 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tpnet.kernel import files
 from tpnet.tunnel.device import NAME_PREFIX, DeviceError, Endpoint, PeerStats, new_name
 from tpnet.tunnel.keys import check_public_key
 
@@ -64,6 +65,10 @@ class WireGuardGo:
                 "wireguard-go needs /dev/net/tun, which is not there.",
                 "Load the tun module, or hand the device to the container.",
             )
+        try:
+            files.own_folder(SOCKETS, 0o755)  # whoever could write there would get the private key
+        except OSError as error:
+            raise DeviceError(f"wireguard-go's sockets cannot be in {SOCKETS}: {error.strerror}.") from error
         sweep()
         self.name = new_name()
         self._socket = SOCKETS / f"{self.name}.sock"

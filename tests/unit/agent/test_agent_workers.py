@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,7 @@ def worker(monkeypatch):
     def use(code):
         script = PRELUDE + textwrap.dedent(code)
         monkeypatch.setattr(module, "command", lambda fd, uid: [sys.executable, "-c", script, str(fd)])
+        monkeypatch.setattr(module, "apart", contextlib.nullcontext)  # it takes root
 
     return use
 
@@ -244,6 +246,66 @@ def test_descriptors_that_a_worker_sends_are_closed(worker):
     async def body():
         async with started() as workers:
             await workers.until(lambda: workers.said == [NeedSockets(Purpose.APP4, 3, 9)])
+
+    run(body())
+
+
+def test_what_a_worker_says_is_passed_on_line_by_line_and_plain(worker, caplog):
+    worker("""
+import os
+print("first\\x1b[2J\\r of \\u202e all", file=sys.stderr, flush=True)
+os.write(2, b"\\xff" + b"x" * 3000 + b"\\nend")
+os.write(1, b"nowhere")
+ready()
+""")
+
+    async def body():
+        async with started() as workers:
+            await workers.until(lambda: "ready" in workers.events)
+            await workers.until(lambda: workers.restarts)
+            await workers.until(lambda: sum("end" in one.getMessage() for one in caplog.records))
+
+    run(body())
+    said = [one.getMessage() for one in caplog.records if one.name == "tpnet.agent.relay"]
+    assert said[0] == "first\\x1b[2J\\r of \\u202e all"
+    assert said[1].startswith("\\\\xffxxx")
+    assert any(one == "end" for one in said)
+    assert "nowhere" not in "".join(said)
+
+
+def test_a_worker_that_floods_its_log_is_heard_a_little_at_a_time(worker, caplog):
+    worker("""
+ready()
+while True:
+    os.write(2, b"y" * 99 + b"\\n")
+""")
+
+    async def body():
+        async with started() as workers:
+            await workers.until(lambda: "ready" in workers.events)
+            await asyncio.sleep(1)
+
+    begun = time.monotonic()
+    run(body())
+    said = [one for one in caplog.records if one.name == "tpnet.agent.relay"]
+    reads = (time.monotonic() - begun) / 0.1 + 1
+    assert 40 <= len(said) <= 41 * reads + 660, "what a pipe holds is read at the end"
+
+
+def test_a_worker_has_none_of_the_supervisor_s_secrets(worker, monkeypatch):
+    monkeypatch.setenv("TPNET_SECRET", "x")
+    monkeypatch.setenv("KUBERNETES_TOKEN", "x")
+    worker("""
+ready()
+odd = [name for name in os.environ if not name.startswith(("PYTHON", "PATH", "LANG", "LC_", "TZ"))]
+channel.send(end, AppRefused(len(odd)))
+while channel.receive(end): pass
+""")
+
+    async def body():
+        async with started() as workers:
+            await workers.until(lambda: workers.said)
+            assert workers.said == [AppRefused(0)]
 
     run(body())
 
