@@ -10,6 +10,8 @@ from tpnet.kernel.libc import LIBC, last_error, prctl
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+# linux/capability.h
+DAC_READ_SEARCH, NET_ADMIN, SYS_ADMIN, BPF = 2, 12, 21, 39
 # prctl(2) and linux/prctl.h
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38

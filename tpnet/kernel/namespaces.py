@@ -43,6 +43,11 @@ def leave() -> None:
     _check(LIBC.unshare(_NEWNS | _NEWUTS | _NEWIPC | _NEWNET), "unshare")
 
 
+def leave_names(*, network: bool) -> None:
+    """IPC and UTS namespaces of this thread's own, and a network namespace if it is to have none. Raises ``OSError``."""
+    _check(LIBC.unshare(_NEWUTS | _NEWIPC | (_NEWNET if network else 0)), "unshare")
+
+
 def empty_root() -> None:
     """An empty file system that nobody can write to in the place of this process's root. After ``leave``.
 

@@ -1,4 +1,4 @@
-"""Filters of system calls (seccomp(2)): what is not on the list is refused with EPERM, and the process lives on.
+"""Filters of system calls (seccomp(2)): what is refused fails with EPERM, and the process lives on.
 
 ``assemble`` is pure: it makes the classic BPF program of a list. ``install`` puts it on every thread of this process, for
 good. A filter must never decide by what a pointer points to: another thread may change it after the look.
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # linux/seccomp.h
 RET_ALLOW = 0x7FFF_0000
 RET_KILL_PROCESS = 0x8000_0000
-RET_EPERM = 0x0005_0000 | errno.EPERM
+_RET_ERRNO = 0x0005_0000
+RET_EPERM = _RET_ERRNO | errno.EPERM
 _SET_MODE_FILTER = 1
 _FLAG_TSYNC = 1
 # struct seccomp_data: the call's number, its machine, the instruction's address, six arguments of 64 bits
@@ -65,6 +66,13 @@ class Allow(NamedTuple):
     checks: tuple[Is | Without, ...] = ()
 
 
+class Refuse(NamedTuple):
+    """A call that fails with ``error``: of use where what is not named is allowed."""
+
+    name: str
+    error: int = errno.EPERM
+
+
 def machine() -> Machine:
     """This machine's. Raises ``OSError`` (ENOSYS) where the numbers are not known."""
     name = os.uname().machine
@@ -73,19 +81,29 @@ def machine() -> Machine:
     return MACHINES[name]
 
 
-def assemble(allowed: Iterable[Allow], machine: Machine) -> bytes:
-    """The program: ``struct sock_filter`` after ``struct sock_filter``. The calls are looked for in the given order."""
-    by_number: dict[int, list[tuple[Is | Without, ...]]] = {}
-    for one in allowed:
+def assemble(rules: Iterable[Allow | Refuse], machine: Machine, otherwise: int = RET_EPERM) -> bytes:
+    """The program: ``struct sock_filter`` after ``struct sock_filter``. Calls are looked for in the given order.
+
+    ``otherwise`` is what becomes of a call that no rule names, ``RET_EPERM`` or ``RET_ALLOW``.
+    """
+    ways: dict[int, list[tuple[Is | Without, ...]]] = {}
+    blocks: dict[int, list[list[int]]] = {}
+    for one in rules:
         number = number_of(one.name, machine)
-        if number is not None:
-            by_number.setdefault(number, []).append(one.checks)
-    code = [_LD, 0, 0, _ARCH], [_JEQ, 1, 0, machine.audit], [_RET, 0, 0, RET_KILL_PROCESS], [_LD, 0, 0, _NR]
-    program = [*code, [_JGE, 0, 1, _X32_BIT], [_RET, 0, 0, RET_KILL_PROCESS]]
-    for number, ways in by_number.items():
-        block = _ways(ways)
+        if number is None:
+            continue
+        if isinstance(one, Refuse):
+            blocks[number] = [[_RET, 0, 0, _RET_ERRNO | one.error]]
+        else:
+            ways.setdefault(number, []).append(one.checks)
+            blocks[number] = _ways(ways[number])
+    program = [
+        *([_LD, 0, 0, _ARCH], [_JEQ, 1, 0, machine.audit], [_RET, 0, 0, RET_KILL_PROCESS]),
+        *([_LD, 0, 0, _NR], [_JGE, 0, 1, _X32_BIT], [_RET, 0, 0, RET_KILL_PROCESS]),
+    ]
+    for number, block in blocks.items():
         program += [[_JEQ, 0, len(block), number], *block]
-    program.append([_RET, 0, 0, RET_EPERM])
+    program.append([_RET, 0, 0, otherwise])
     return b"".join(_INSTRUCTION.pack(*one) for one in program)
 
 

@@ -20,7 +20,7 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpnet.kernel import files
+from tpnet.kernel import confined, files
 from tpnet.tunnel.device import NAME_PREFIX, DeviceError, Endpoint, PeerStats, new_name
 from tpnet.tunnel.keys import check_public_key
 
@@ -73,9 +73,9 @@ class WireGuardGo:
         self.name = new_name()
         self._socket = SOCKETS / f"{self.name}.sock"
         self._log = _bounded_log()
-        # setpriv, not preexec_fn: Python code between fork and exec may deadlock in a process with threads.
+        # A process on the way, not preexec_fn: Python code between fork and exec may deadlock where there are threads.
         self._child = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", binary, "--foreground", self.name],
+            confined.command("device", binary, "--foreground", self.name),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import tpnet.proxy
-from tpnet.kernel.seccomp import RET_ALLOW, RET_EPERM, RET_KILL_PROCESS, Allow, Is, Without, assemble
+from tpnet.kernel.confined import NEVER, PROFILES
+from tpnet.kernel.seccomp import RET_ALLOW, RET_EPERM, RET_KILL_PROCESS, Allow, Is, Refuse, Without, assemble
 from tpnet.kernel.syscalls import MACHINES, NUMBERS, number_of
 from tpnet.proxy.confinement import CALLS
 
@@ -171,3 +172,32 @@ def test_every_option_of_a_socket_that_the_worker_s_code_names_is_on_its_list():
                 assert named in known or named[:1] in known, (file.name, ast.unparse(call))
                 found += 1
     assert found >= 4
+
+
+@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_what_a_child_is_refused_fails_and_the_rest_does_not(name, profile):
+    machine = MACHINES[name]
+    rules = (*NEVER, *PROFILES[profile].calls)
+    program = assemble(rules, machine, otherwise=RET_ALLOW)
+    refused = {number_of(one.name, machine): one.error for one in rules if isinstance(one, Refuse)}
+    checked = {number_of(one.name, machine): one.checks for one in rules if isinstance(one, Allow)}
+    assert not refused.keys() & (checked.keys() - {None})
+    for number in NUMBERS_TRIED:
+        got = run(program, number, machine.audit, (1, 0, 0, 0, 0, 0))
+        if number >= 0x4000_0000:
+            assert got == RET_KILL_PROCESS
+        elif number in refused:
+            assert got == RET_EPERM & ~0xFFFF | refused[number]
+        elif number in checked:
+            assert got == (RET_ALLOW if allowed(checked[number], (1, 0, 0, 0, 0, 0)) else RET_EPERM)
+        else:
+            assert got == RET_ALLOW
+    clone = number_of("clone", machine)
+    for bit in (17, 18, 25, 26, 27, 28, 29, 30):  # CLONE_NEW…: 18 is VFORK's neighbour, and no namespace
+        flags = 1 << bit
+        assert run(program, clone, machine.audit, (flags, 0, 0, 0, 0, 0)) == (
+            RET_ALLOW if bit == 18 else RET_EPERM
+        )
+    thread = 0x3D0F00  # CLONE_VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
+    assert run(program, clone, machine.audit, (thread, 0, 0, 0, 0, 0)) == RET_ALLOW
