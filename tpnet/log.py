@@ -32,7 +32,7 @@ _FORMAT = "%(asctime)s %(levelname).1s %(message)s"
 
 
 class Outlet:
-    """Lines to a descriptor, which stays the caller's. The thread begins with the first line.
+    """Lines to a descriptor, which stays the caller's. The thread begins with the first line, or with ``begin``.
 
     So a process that gives up privileges after it has made one does so for the thread as well, which inherits them.
     """
@@ -57,12 +57,19 @@ class Outlet:
                 self._tell_dropped()
                 self._put(data, 1)
 
+    def begin(self) -> None:
+        """Start the thread now: later there may be no way to."""
+        with self._lock:
+            self._begun()
+
     def flush(self, seconds: float) -> bool:
-        """Wait until what was said before is written, at most so long; whether it is."""
+        """Wait until what was said before is written, and what was dropped told, at most so long; whether it is."""
         if self._thread is None:
             return True
         reached = threading.Event()
-        self._lines.put(reached)
+        with self._lock:
+            self._tell_dropped()
+            self._lines.put(reached)
         return reached.wait(seconds)
 
     def _begun(self) -> bool:

@@ -54,7 +54,9 @@ def _run(args: list[str] | None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        from tpnet_cli.output import say
+
+        say(error.format_message())
         return 0
     except click.UsageError as error:
         _complain(_sentence(error.format_message()), _usage_hint(error))
@@ -121,13 +123,16 @@ def _program_name() -> str:
 def _complain(message: str, hint: str) -> None:
     import click
 
+    from tpnet.model.text import clean
+    from tpnet_cli.output import say
+
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     mark = click.style("✗", fg="red", bold=True) if colour else "✗"
     try:
-        first, *rest = _lines(message)
-        click.echo("\n  ".join([f"{mark} {first}", *rest]), err=True)
+        first, *rest = _lines(clean(message))
+        click.echo("\n  ".join([f"{mark} {first}", *rest]), err=True)  # noqa: TID251 - cleaned, and then styled
         for line in (part for text in hint.splitlines() for part in _lines(text)):
-            click.echo(f"  {line}", err=True)
+            say(f"  {line}", err=True)
     except OSError:
         pass  # the exit code still says it
 

@@ -1,7 +1,8 @@
-"""``-o json|yaml|wide``: the option, and how data is written for programs.
+"""Plain lines, and ``-o json|yaml|wide``: the option, and how data is written for programs.
 
-Every command that has a result uses it, and takes all three. What is written here is the whole of it, for
-objects of ``tpnet.model`` all of their fields.
+Every command that has a result uses it, and takes all three. What is written here is the whole of it, for objects of
+``tpnet.model`` all of their fields. It must never write what a terminal would obey: a lint rule keeps others from
+``click.echo``.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from tpnet.model.text import clean
 from tpnet_cli.streams import is_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def say(text: str, *, err: bool = False, nl: bool = True) -> None:
+    """Print lines on stdout or stderr. Whatever names and messages hold is shown, and none of it obeyed."""
+    click.echo(clean(text, lines=True), err=err, nl=nl)  # noqa: TID251 - the one place
 
 
 def output_option() -> Callable[[F], F]:
@@ -46,10 +53,14 @@ def write_data(data: Any, output: str | None, *, lines: bool = False) -> None:
     if output == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=not plain), nl=False)
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=not plain)
+        if clean(text, lines=True) != text:
+            text = yaml.safe_dump(data, sort_keys=False)
+        say(text, nl=False)
         if lines:
-            click.echo("---")
+            say("---")
         return
     import json
 
-    click.echo(json.dumps(data, ensure_ascii=plain, indent=None if lines else 2))
+    # What is escaped in cleaning is escaped as JSON would do it.
+    say(json.dumps(data, ensure_ascii=plain, indent=None if lines else 2))

@@ -1,6 +1,7 @@
 """The terminal: how wide it is, whether it takes colour, and the line that turns while something takes long.
 
-Every command prints through this. It must never write a control code to what is not a terminal.
+Every command prints through this, or through ``output.say``. It must never write a control code to what is not a
+terminal, nor one that was not made here: names and messages are foreign text.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ import time
 from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+from tpnet.model.text import clean
 
-    from rich.console import RenderableType
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from rich.console import ConsoleOptions, RenderableType
 
 UNLIMITED = 10_000
 """Columns of what is not a terminal: a pipe gets every column and no cut text."""
@@ -35,6 +39,15 @@ WAITING = ("!", "yellow")
 BROKEN = ("✗", "red")
 
 
+class CleanConsole(Console):
+    """A console that shows what others wrote, and obeys none of it. What is bold or green is ours: styles are no text."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See ``Console.render``. Cells of tables come through here before they are cut to their width."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(clean(segment.text, lines=True), segment.style)
+
+
 def make_console(file: TextIO | None = None, width: int | None = None) -> Console:
     """A console on ``file`` (default: stdout). ``COLUMNS`` wins over the terminal; NO_COLOR is honoured."""
     stream = file or sys.stdout
@@ -45,7 +58,7 @@ def make_console(file: TextIO | None = None, width: int | None = None) -> Consol
             width = int(columns)
         elif not tty:
             width = UNLIMITED
-    return Console(
+    return CleanConsole(
         file=stream,
         width=width,
         force_terminal=tty,
@@ -67,7 +80,7 @@ def show(renderable: RenderableType, console: Console | None = None) -> None:
 def rendered(renderable: RenderableType, console: Console) -> str:
     """The text that ``show`` prints."""
     buffer = io.StringIO()
-    copy = Console(
+    copy = CleanConsole(
         file=buffer,
         width=console.width,
         force_terminal=console.is_terminal,

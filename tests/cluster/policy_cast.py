@@ -55,7 +55,7 @@ def part(node, ready=1):
 def bind(cluster, user, namespaces, **more):
     for resource, obj in bindings(Subject("User", user), namespaces, **more):
         body = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
-        where = resource.path(obj["metadata"].get("namespace", ""))
+        where = resource.collection(obj["metadata"].get("namespace", ""))
         cluster.api("POST", where, body)
 
 

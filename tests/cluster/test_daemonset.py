@@ -1,7 +1,9 @@
 """The agents as an administrator installs them: the image, as pods of a DaemonSet, that are replaced under load."""
 
+import errno
 import json
 import re
+from pathlib import Path
 
 import pytest
 from desk import admin
@@ -9,9 +11,10 @@ from kubelab.cluster import AGENT_IMAGE
 from kubelab.tools import wait_until
 from scene import Scene
 
+ESCAPES = Path(__file__).parent.parent / "shared" / "escapes.py"
 NEXT = "localhost/tpnet-agent:next"
-# KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_PTRACE, SYS_ADMIN: include/uapi/linux/capability.h
-CAPABILITIES = sum(1 << number for number in (5, 6, 7, 8, 12, 19, 21))
+# KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN: include/uapi/linux/capability.h
+CAPABILITIES = sum(1 << number for number in (5, 6, 7, 8, 12, 18, 19, 21))
 PODS = "/api/v1/namespaces/tpnet/pods?labelSelector=app.kubernetes.io/name=tpnet-agent"
 
 
@@ -78,6 +81,70 @@ def test_agents_hold_no_more_than_they_need(scene):
         assert int(worker["CapPrm"], 16) == int(worker["CapBnd"], 16) == 0
         assert worker["NoNewPrivs"] == "1"
         assert worker["Uid"].split()[0] != "0"
+    scene.check()
+
+
+# Runs the tests' escapes in the place of a worker: started as the supervisor starts one, within the agent's container.
+IN_ITS_PLACE = """
+import subprocess, sys
+from tpnet.kernel.namespaces import child_apart
+with child_apart():
+    done = subprocess.run([sys.executable, "-", *sys.argv[1:]], input=sys.stdin.read(), text=True, check=False)
+sys.exit(done.returncode)
+"""
+NO_FILTER = "from tpnet.kernel import seccomp; seccomp.install = lambda program: None; TRIES.clear()"
+PYTHON = "/opt/tpnet/bin/python"
+
+
+@pytest.mark.timeout(900)
+def test_there_is_no_way_out_of_the_worker_s_place(scene):
+    cluster = scene.cluster
+    pods = cluster.get(f"/api/v1/namespaces/{scene.namespace}/pods")["items"]
+    reach = [
+        f"{cluster.service_ip('default', 'kubernetes')}:443",
+        f"{cluster.address(cluster.nodes[0])}:10250",
+    ]
+    reach += [f"{pod['status']['podIP']}:80" for pod in pods if pod["status"].get("podIP")]
+
+    def tried(before=""):
+        agent = agents(cluster)["n1"]
+        said = cluster.kubectl(
+            *("-n", "tpnet", "exec", "-i", agent, "--", "env", f"ESCAPE_TO={','.join(reach)}", PYTHON, "-c"),
+            *(IN_ITS_PLACE, "74747", before),
+            stdin=ESCAPES.read_text(),
+        )
+        return json.loads(said.stdout)
+
+    found = tried()
+    assert len(found["tries"]) > 70
+    assert {name: said for name, said in found["tries"].items() if said != errno.EPERM} == {}
+    assert found["files"] == found["after"] == []
+    assert len(found["before"]) >= 3, "what an agent reaches, API server, kubelet and pods"
+    assert found["works"] == ["accepted", "answered", "epoll", "spliced"]
+    unfiltered = tried(NO_FILTER)
+    assert unfiltered["root"] == unfiltered["after"] == []
+    assert set(unfiltered["files"]) == {"/", ".", ".."}, "the folder itself, to look at"
+    assert unfiltered["files"].count("/") == 2, "not to write to"
+
+
+@pytest.mark.timeout(900)
+def test_the_worker_itself_is_shut_off(scene):
+    for node in scene.cluster.nodes:
+        (pid,) = [status["Pid"] for words, status in ours(node).items() if "tpnet.proxy.worker" in words]
+        mounted = (node.proc / pid / "mountinfo").read_text().splitlines()
+        assert len(mounted) == 1
+        assert {"ro", "nosuid", "nodev", "noexec"} <= set(mounted[0].split()[5].split(","))
+        assert list((node.proc / pid / "root").iterdir()) == []
+        status = (node.proc / pid / "status").read_text()
+        assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
+        assert re.search(r"^NSpid:.*\s1$", status, re.MULTILINE)
+        assert len((node.proc / pid / "net" / "dev").read_text().splitlines()) == 3, (
+            "lo alone, under two lines of titles"
+        )
+        limits = (node.proc / pid / "limits").read_text()
+        for name in ("processes", "file size", "core file size"):
+            assert re.search(rf"^Max {name}\s+0\s+0\s", limits, re.MULTILINE), name
+        assert (node.proc / pid / "environ").read_bytes().count(b"TPNET") == 0
     scene.check()
 
 

@@ -11,7 +11,7 @@ import pytest
 from agent_bed import condition, state
 from scene import SHOP, Scene, wait_until
 
-REFUSED = {"ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected"}
+REFUSED = {"ConnectionRefusedError", "ConnectionResetError", "ConnectionAbortedError"}
 
 
 @pytest.fixture

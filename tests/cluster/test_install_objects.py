@@ -8,6 +8,7 @@ from conftest import owned
 from kubelab.tools import wait_until
 from who import admin, person
 
+from tpnet.control.kubernetes import install
 from tpnet.control.kubernetes.api import Api
 from tpnet.control.kubernetes.client import ClusterOptions, connect
 from tpnet.control.kubernetes.grant import Subject, bindings, grant, revoke
@@ -54,7 +55,7 @@ def changes(steps):
 def everything_of_ours(cluster):
     found = []
     for resource in KINDS:
-        listed = cluster.get(f"{resource.path()}?labelSelector={OURS}")["items"]
+        listed = cluster.get(f"{resource.collection()}?labelSelector={OURS}")["items"]
         found += [f"{resource.kind} {obj['metadata']['name']}" for obj in listed]
     return found
 
@@ -211,8 +212,35 @@ def test_uninstalling_leaves_nothing_though_a_daemon_goes_on_asking(empty):
     assert call(empty, uninstall) == []
 
 
+def test_uninstalling_ends_whatever_holds_its_objects_and_says_what_is_left(empty, monkeypatch):
+    monkeypatch.setattr(install, "_GONE_SECONDS", 6.0)
+    call(empty, apply, [obj for obj in manifests(IMAGE) if obj["kind"] != "DaemonSet"])
+    hold = {"metadata": {"finalizers": ["example.org/hold"]}}
+    who = admin(empty)
+    with empty.namespace("left", wait=False) as name:
+        for plural in ("bindings", ""):  # with the policies nobody could hold an intercept
+            folder = f"/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic{'ybindings' if plural else 'ies'}"
+            for one in empty.get(f"{folder}?labelSelector={OURS}")["items"]:
+                empty.api("DELETE", f"{folder}/{one['metadata']['name']}")
+        held = intercept("bob")
+        held["metadata"] |= hold["metadata"]
+        wait_until(lambda: who.create("intercepts", name, held).allowed, 20, "an intercept that is held")
+        role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/tpnet-global"
+        empty.api("PATCH", role, hold, kind="application/merge-patch+json")
+        try:
+            with pytest.raises(TpnetError) as told:
+                call(empty, uninstall)
+            assert told.value.message == (
+                "All but this is removed: ClusterRole tpnet-global (finalizer example.org/hold)."
+            )
+            assert empty.get("/apis/apiextensions.k8s.io/v1/customresourcedefinitions")["items"] == []
+        finally:
+            empty.api("PATCH", role, {"metadata": {"finalizers": None}}, kind="application/merge-patch+json")
+    assert call(empty, uninstall) == []
+
+
 def test_everything_that_is_applied_is_ours_by_its_manager(empty):
     call(empty, apply, manifests())
     for resource in KINDS:
-        for obj in empty.get(f"{resource.path()}?labelSelector={OURS}")["items"]:
+        for obj in empty.get(f"{resource.collection()}?labelSelector={OURS}")["items"]:
             assert MANAGER_INSTALL in {each["manager"] for each in obj["metadata"]["managedFields"]}

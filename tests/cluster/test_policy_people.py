@@ -11,6 +11,7 @@ from policy_cast import KEY, NOW, bind, intercept, refused, session, token, uniq
 from who import bearer, nobody, path, person
 
 from tpnet.control.kubernetes.grant import Subject, bindings
+from tpnet.rules.personal import EVERYBODYS, EVERYBODYS_PREFIXES
 
 # T01: somebody without rights, or not known at all.
 
@@ -284,7 +285,7 @@ def test_t04_a_right_that_was_taken_back_holds_for_changes_too(cast):
         (
             "personal",
             "",
-            "Global intercepts are not allowed in {}: the namespace has the label tpnet.dev/intercept=personal.",
+            "Only personal intercepts are allowed in {}: the namespace has the label tpnet.dev/intercept=personal.",
         ),
         ("all", "", ""),
         (
@@ -304,6 +305,45 @@ def test_t04_the_label_of_a_namespace_limits_everybody(cast, label, personal, ev
                 refused(answer, text.format(name))
             else:
                 assert answer.allowed, answer.message
+
+
+EVERYBODYS_RULES = [
+    {"name": spelled, "value": value, "regex": regex}
+    for header in sorted(EVERYBODYS) + [prefix + "x" for prefix in EVERYBODYS_PREFIXES]
+    for spelled, value, regex in ((header, "shop", False), (header.title(), ".+", True))
+] + [{"name": "Coder", "value": "B.+", "regex": True}]
+
+
+def test_t04_what_every_request_has_makes_no_intercept_personal(cast):
+    """Each such header by itself and all at once, exact and by regex, whatever its case."""
+    sets = [[rule] for rule in EVERYBODYS_RULES[::5]] + [
+        EVERYBODYS_RULES[at : at + 30] for at in range(0, 240, 30)
+    ]
+    for headers in filter(None, sets):
+        answer = cast.bob.create(
+            "intercepts", cast.shop, intercept(cast.bob_name, unique("i"), headers=headers)
+        )
+        refused(answer, "needs the verb intercept-all")
+        assert "singles nobody out" in answer.message
+    own = {"name": "Coder", "value": "Bob"}
+    for headers in ([own], [EVERYBODYS_RULES[0], own], [own, EVERYBODYS_RULES[-1]]):
+        name = unique("i")
+        answer = cast.bob.create("intercepts", cast.shop, intercept(cast.bob_name, name, headers=headers))
+        assert answer.allowed, answer.message
+        assert cast.bob.delete("intercepts", cast.shop, name).allowed
+
+
+@pytest.mark.parametrize(
+    "name", ["../pods", "a/b", "a?b=c", "a#b", "..", ".", "A", "a b", "a%2fb", "a\nb", "-a", "a."]
+)
+@pytest.mark.parametrize("field", ["session", "target"])
+def test_names_in_a_spec_are_names(cast, field, name):
+    body = intercept(cast.bob_name, unique("i"))
+    if field == "session":
+        body["spec"]["session"] = name
+    else:
+        body["spec"]["target"]["name"] = name
+    refused(cast.bob.create("intercepts", cast.shop, body), "should match", code=422)
 
 
 @pytest.mark.parametrize("namespace", ["kube-system", "tpnet"])
@@ -328,3 +368,63 @@ def test_t07_leases_are_short(cast, seconds):
     body = session(cast.bob_name, unique("s"))
     body["spec"]["leaseSeconds"] = seconds
     refused(cast.bob.create("sessions", "tpnet", body), "spec.leaseSeconds", code=422)
+
+
+# A finalizer keeps what is deleted. Sessions and intercepts can have none.
+
+HOLD = {"metadata": {"finalizers": ["example.org/hold"]}}
+
+
+def held(cast, plural, name):
+    """An object of Bob's with a finalizer from before there was a rule against it."""
+    where = "tpnet" if plural == "sessions" else cast.shop
+    body = session(cast.bob_name, name) if plural == "sessions" else intercept(cast.bob_name, name)
+    policy = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/tpnet-" + plural
+    binding = cast.cluster.get(policy)
+    cast.cluster.api("DELETE", policy)
+    body["metadata"] |= HOLD["metadata"]
+    made = []
+    wait_until(
+        lambda: made.append(cast.bob.create(plural, where, body)) or made[-1].allowed,
+        20,
+        "no policy any more",
+    )
+    for field in ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields"):
+        binding["metadata"].pop(field, None)
+    cast.cluster.api("POST", policy.rpartition("/")[0], binding)
+
+    def refuses():
+        probe = unique("probe")
+        body = session("nobody", probe) if plural == "sessions" else intercept("nobody", probe)
+        answer = cast.bob.create(plural, where, body)
+        cast.admin.delete(plural, where, probe)
+        return answer.code == 403
+
+    wait_until(refuses, 20, "the policy again")
+    return where
+
+
+@pytest.mark.parametrize("plural", ["sessions", "intercepts"])
+def test_owners_set_no_finalizers_and_an_admin_frees_what_has_one(cast, plural):
+    where = "tpnet" if plural == "sessions" else cast.shop
+    name = unique("f")
+    body = session(cast.bob_name, name) if plural == "sessions" else intercept(cast.bob_name, name)
+    assert cast.bob.create(plural, where, body).allowed
+    refused(cast.bob.merge(plural, where, name, HOLD), "cannot have a finalizer")
+    body["metadata"] = {"name": unique("f"), **HOLD["metadata"]}
+    refused(cast.bob.create(plural, where, body), "cannot have a finalizer")
+    assert cast.bob.delete(plural, where, name).allowed
+
+    name = unique("f")
+    held(cast, plural, name)
+    try:
+        assert cast.ada.delete(plural, where, name).allowed
+        assert cast.admin.get(plural, where, name).body["metadata"]["deletionTimestamp"]
+        changed = {"metadata": {"finalizers": None, "labels": {"a": "b"}}, "spec": {"user": cast.ada_name}}
+        assert not cast.ada.merge(plural, where, name, changed).allowed
+        refused(cast.ada.merge(plural, where, name, {"metadata": {"finalizers": ["a/b", "c/d"]}}), code=422)
+        refused(cast.dave.merge(plural, where, name, {"metadata": {"finalizers": None}}))
+        assert cast.ada.merge(plural, where, name, {"metadata": {"finalizers": None}}).allowed
+        assert cast.admin.get(plural, where, name).code == 404
+    finally:
+        cast.admin.merge(plural, where, name, {"metadata": {"finalizers": None}})

@@ -21,8 +21,8 @@ CUT_SECONDS = 3.0
 
 
 def settled(stage, load):
-    """Until bob is served again, over new connections."""
-    load.wait_for(stage.bob.name, stage.bob.name, 25)
+    """Until bob is served again, over new connections that are made from now on."""
+    load.wait_for(stage.bob.name, stage.bob.name, 25, since=time.monotonic())
 
 
 def restart(stage, load):
@@ -41,7 +41,7 @@ def restart(stage, load):
 
 def leave_and_return(stage, load):
     stage.bob.remove()
-    load.wait_for(stage.bob.name, "app")
+    load.wait_for(stage.bob.name, "app", since=time.monotonic())
     stage.bob.start_session()
     stage.intercept()
 
@@ -61,6 +61,22 @@ def idle_clients(stage, load, count=200):
         time.sleep(0.5)
         for sock in socks[::2]:
             reset(sock)
+
+
+def clients_vanish(stage, load, count=30):
+    """Clients of which nothing is heard any more, some of them in the middle of a request."""
+    with contextlib.ExitStack() as clients:
+        socks = [clients.enter_context(stage.connect()) for _ in range(count)]
+        for number, sock in enumerate(socks):
+            sock.sendall((b"", b"GET / HT", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nabc")[number % 3])
+        ports = ", ".join(str(sock.getsockname()[1]) for sock in socks)
+        with (
+            dropped(stage.net.client, f"meta l4proto tcp th dport {{ {ports} }}"),
+            contextlib.suppress(OSError),
+        ):
+            time.sleep(0.5)
+            clients.close()
+            time.sleep(1)
 
 
 def other_rules(stage, load):
@@ -93,8 +109,14 @@ def tunnel_dies(stage, load, seconds=3.0):
         time.sleep(seconds)
 
 
-HARMLESS = (restart, leave_and_return, supervisor_stops, idle_clients, other_rules)
-CUTTING = (worker_dies, worker_hangs, agent_dies, tunnel_dies)
+def handler_restarts(stage, load):
+    stage.bob.handler.close()
+    load.wait_for(stage.bob.name, "app", since=time.monotonic())
+    stage.serve()
+
+
+HARMLESS = (restart, leave_and_return, supervisor_stops, idle_clients, clients_vanish, other_rules)
+CUTTING = (worker_dies, worker_hangs, agent_dies, tunnel_dies, handler_restarts)
 
 
 class Watch:

@@ -1,9 +1,14 @@
-"""A network that loses packets: nftables in a namespace of the test's own."""
+"""Namespaces looked into from outside: packets lost without a word (nftables), what their sockets hold (ss)."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
+from pathlib import Path
+
+from tpnet.datapath.netns import NetNs
+from tpnet.model import NotThere
 
 TABLE = "tpnet_test"
 
@@ -22,7 +27,46 @@ def dropped(netns, what):
         nft(netns, f"delete table inet {TABLE}")
 
 
+def between(port, socks):
+    """nftables' expression for what passes between a port and these sockets, either way."""
+    ports = ", ".join([str(port), *(str(sock.getsockname()[1]) for sock in socks)])
+    return f"meta l4proto tcp th dport {{ {ports} }} th sport {{ {ports} }}"
+
+
 def nft(netns, rules):
     with netns.entered():
         done = subprocess.run(["nft", "-f", "-"], input=rules, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@contextlib.contextmanager
+def namespaces(*pids):
+    """Every network namespace that these processes are in, or hold by a descriptor; each once."""
+    found = {}
+    with contextlib.ExitStack() as stack:
+        for pid in pids:
+            paths = [Path(f"/proc/{pid}/ns/net"), *Path(f"/proc/{pid}/fd").iterdir()]
+            for path in paths:
+                with contextlib.suppress(NotThere, OSError):
+                    if str(path.readlink()).startswith(("net:", "/run/netns", "/proc")):
+                        netns = stack.enter_context(NetNs.from_path(path))
+                        found.setdefault(netns.key, netns)
+        yield list(found.values())
+
+
+def tcp_sockets(netns, *more):
+    """ss's lines, one a connection, numeric and without names."""
+    with netns.entered():
+        done = subprocess.run(["ss", "-tnOH", *more], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def held_by_kernel(netns, pid):
+    """Bytes that the kernel holds for a process's TCP sockets in a namespace (skmem's r, f and w)."""
+    total = 0
+    for line in tcp_sockets(netns, "-mp"):
+        if f"pid={pid}," in line:
+            skmem = re.search(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+)", line)
+            assert skmem, line
+            total += sum(map(int, skmem.groups()))
+    return total

@@ -1,9 +1,7 @@
 """Developers and clients that hardly read: what they pile up is bounded, on node and laptop, and nobody waits for them."""
 
 import contextlib
-import re
 import select
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import pytest
 from agent_lab import GET, ask
 from laptops import head_of
+from networks import held_by_kernel, namespaces
 from worker_lab import answering
 
 STREAMS = 50
@@ -19,32 +18,16 @@ MOST = 256 * 1024
 SIZE = 20_000_000
 
 
-def kernel_memory(netns, but_port=None):
-    """Bytes that the TCP sockets of a namespace hold (``ss``: skmem's r, w, and f), but for those of a port."""
-    with netns.entered():
-        done = subprocess.run(["ss", "-tmnOH"], capture_output=True, text=True, check=True)
-    total = 0
-    for line in done.stdout.splitlines():
-        if but_port is not None and line.split()[3].rpartition(":")[2] == str(but_port):
-            continue
-        skmem = re.search(r"skmem:\(r(\d+),rb\d+,t\d+,tb\d+,f(\d+),w(\d+)", line)
-        assert skmem, line
-        total += sum(map(int, skmem.groups()))
-    return total
-
-
 def resident(pid):
     """Bytes of a process's own, the kernel's of its sockets apart."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "RssAnon" in line)
     return int(line.split()[1]) * 1024
 
 
-def holds(stage, node, daemon):
-    """What node and laptop hold, in all."""
-    return (
-        kernel_memory(stage.pod.netns) + kernel_memory(node) + resident(stage.lab.agent.worker()),
-        kernel_memory(stage.bob.laptop, but_port=8080) + resident(daemon),
-    )
+def holds(*pids):
+    """Bytes that the first of these processes holds, in all its namespaces and those that the others hold."""
+    with namespaces(*pids) as found:
+        return resident(pids[0]) + sum(held_by_kernel(netns, pids[0]) for netns in found)
 
 
 def slowest(net, times=300):
@@ -89,11 +72,11 @@ def test_slow_streams_hold_little_and_no_bystander_notices(stage, way):
 
     stage.plays(answering("app"), slow_reader if way == "up" else fast_sender)
     daemon = stage.bob.client.info()["pid"]
-    node = stage.laptops.node
+    node = (stage.lab.agent.worker(), stage.agent.process.pid)
     with contextlib.ExitStack() as clients:
         clients.callback(ends.set)
         quiet = slowest(stage.net)
-        before = holds(stage, node, daemon)
+        before = holds(*node), holds(daemon)
         socks = [clients.enter_context(stage.connect()) for _ in range(STREAMS)]
         for sock in socks:
             sock.sendall(stage.matched(b"POST", b"content-length: %d\r\n" % SIZE if way == "up" else b""))
@@ -104,7 +87,7 @@ def test_slow_streams_hold_little_and_no_bystander_notices(stage, way):
                 time.sleep(1)
                 for sock in socks:
                     assert sock.recv(1024)
-        after = holds(stage, node, daemon)
+        after = holds(*node), holds(daemon)
         per_stream = [(now - then) / STREAMS for now, then in zip(after, before, strict=True)]
         assert max(per_stream) <= MOST, dict(zip(("node", "laptop"), per_stream, strict=True))
         loaded = slowest(stage.net)

@@ -412,7 +412,9 @@ def test_a_client_may_come_from_any_port(net, make_lab, program, v4, everywhere)
             open_[-1].sendall(GET)
             assert answer(open_[-1]) == (200, "app 0")
         assert {peer for _, peer in server.accepted} == {pod.client_address[4 if v4 else 6]}
-        taken = [sock.getpeername()[1] for sock, _ in server.accepted]
+        # A machine that is busy elsewhere may have the kernel pass some by, from ports of their own.
+        taken = [port for sock, _ in server.accepted if (port := sock.getpeername()[1]) <= 32_767]
+        assert taken
         for port in taken if everywhere else [taken[0] + 20_000]:
             sock = net.client.socket(socket.AF_INET if v4 else socket.AF_INET6, socket.SOCK_STREAM)
             open_.append(sock)

@@ -4,7 +4,19 @@ import threading
 import time
 
 import pytest
-from worker_lab import Bulk, Server, WorkerLab, answer, answering, peak, read, read_all, reset, until
+from worker_lab import (
+    Bulk,
+    Server,
+    WorkerLab,
+    answer,
+    answering,
+    intercept,
+    peak,
+    read,
+    read_all,
+    reset,
+    until,
+)
 
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -22,9 +34,9 @@ def serve(net, lab, program):
     """``serve(function)``: an app in the pod, redirected to the worker."""
     servers = []
 
-    def start(function, **options):
+    def start(function, *, intercepts=(), **options):
         servers.append(Server(net.pod.netns, PORT, function, **options))
-        lab.add_target(net.pod.netns, PORT, program)
+        lab.add_target(net.pod.netns, PORT, program, intercepts=intercepts)
         return servers[-1]
 
     yield start
@@ -84,7 +96,7 @@ def test_what_is_not_http_is_piped(net, lab, serve, first):
             assert read(sock, lambda got, data=data: len(got) >= len(data)) == data
 
 
-def test_a_silent_client_is_pinned_after_ten_seconds(net, lab, serve):
+def test_a_client_that_stops_within_its_first_line_is_pinned_after_ten_seconds(net, lab, serve):
     serve(echo)
     with net.connect(PORT, timeout=15) as sock:
         sock.sendall(b"GET")  # may yet become a request line
@@ -192,7 +204,7 @@ def test_an_idle_connection_that_the_app_closes_is_closed_with_fin(net, lab, ser
 
 
 def test_a_refused_request_is_answered_although_the_client_goes_on_sending(net, lab, serve):
-    serve(answering("app"))
+    serve(answering("app"), intercepts=[intercept(PORT, 20_001)])
     with net.connect(PORT) as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")
         time.sleep(0.1)

@@ -181,8 +181,8 @@ class Ledger:
                 count[entry.header, who] += 1
         return count
 
-    def wait_for(self, header, who, seconds=10.0, times=10, *, kept=False):
-        """Wait until the last ``times`` requests with this header were all answered by ``who`` (or ``app``).
+    def wait_for(self, header, who, seconds=10.0, times=10, *, kept=False, since=0.0):
+        """Wait until the last ``times`` requests with this header, of those asked ``since``, were all ``who``'s.
 
         Those over connections of their own, unless ``kept`` ones are meant too: a kept one that was opened while
         nobody redirected stays with the app.
@@ -190,7 +190,11 @@ class Ledger:
         deadline = time.monotonic() + seconds
         while True:
             with self._lock:
-                entries = [one for one in self.entries if one.header == header and (kept or not one.kept)]
+                entries = [
+                    one
+                    for one in self.entries
+                    if one.header == header and (kept or not one.kept) and one.at > since
+                ]
             last = entries[-times:]
             if len(last) == times and all(one.answered.partition(":")[0] == who for one in last):
                 return last[0].at

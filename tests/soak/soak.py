@@ -25,7 +25,7 @@ GAP = 1.0
 """Seconds between two steps at most."""
 
 
-def soak(seconds, *, seed, rate, say=print, steps=(*HARMLESS, *CUTTING)):
+def soak(seconds, *, seed, rate, slow_seconds=10.0, say=print, steps=(*HARMLESS, *CUTTING)):
     """Run for so many seconds, or a little longer: everything that is wrong, a line each.
 
     Each kind of step comes once before any comes again.
@@ -35,7 +35,7 @@ def soak(seconds, *, seed, rate, say=print, steps=(*HARMLESS, *CUTTING)):
     with contextlib.closing(Agent()) as agent:
         agent.start()
         with contextlib.closing(Stage(agent)) as stage:
-            with stage.load(rate=rate, slow=4, most=100) as load:
+            with stage.load(rate=rate, slow=4, slow_seconds=slow_seconds, most=100) as load:
                 load.wait_for(stage.bob.name, stage.bob.name)
                 watch, began, turn = Watch(stage, load), time.monotonic(), []
                 while time.monotonic() - began < seconds:

@@ -14,12 +14,15 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from tpnet.kernel import files
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from pathlib import Path
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
+_MOST_BYTES = 16 << 20
 
 
 class StateFile:
@@ -67,7 +70,7 @@ class StateFile:
     def _read(self) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
         try:
-            data = json.loads(self._path.read_text(encoding="utf-8"))
+            data = json.loads(files.read(self._path, _MOST_BYTES))
             if data["version"] == _VERSION:
                 for inode, record in data["namespaces"].items():
                     found[inode] = {"label": str(record["label"]), "changes": dict(record["changes"])}
@@ -80,11 +83,7 @@ class StateFile:
 
     def _write(self, records: dict[str, dict[str, Any]]) -> None:
         if not records:
-            self._path.unlink(missing_ok=True)
+            files.remove(self._path)
             return
-        fresh = self._path.with_suffix(".new")
         data = {"version": _VERSION, "namespaces": records}
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            json.dump(data, file)
-        fresh.replace(self._path)  # a reader sees the old or the new whole
+        files.write(self._path, json.dumps(data).encode())

@@ -10,6 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tpnet.model import InterceptStatus, TargetStatus
+from tpnet.proxy.channel import Counters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from tpnet.agent.sessions import Sessions
     from tpnet.agent.targets import Targets
     from tpnet.model import Intercept
-    from tpnet.proxy.channel import Counters
 
 Count = dict[str, Any]
 """A count of ``channel.Counters``: numbers, and tables of numbers."""
@@ -31,12 +31,19 @@ class Ledger:
     def __init__(self) -> None:
         self._now: tuple[Mapping[str, Count], Mapping[str, Count]] = ({}, {})
         self._sessions: Mapping[str, int] = {}
+        self._coming = Counters()
         self._before: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
 
     def take(self, counters: Counters) -> None:
         """What the worker counts."""
-        self._now = (counters.targets, counters.intercepts)
-        self._sessions = counters.sessions
+        coming = self._coming
+        coming.targets.update(counters.targets)
+        coming.intercepts.update(counters.intercepts)
+        coming.sessions.update(counters.sessions)
+        if not counters.more:
+            self._now = (coming.targets, coming.intercepts)
+            self._sessions = coming.sessions
+            self._coming = Counters()
 
     def worker_lost(self) -> None:
         """Its connections are gone; what it counted stays."""
@@ -46,6 +53,7 @@ class Ledger:
                 before[name].pop("open", None)
         self._now = ({}, {})
         self._sessions = {}
+        self._coming = Counters()
 
     def open_to(self, session: str) -> int:
         """Connections to a session, as they were within the last second or two."""

@@ -35,6 +35,7 @@ from tpnet.datapath.program import ready_program
 from tpnet.datapath.redirect import make_signs, others_in, probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
+from tpnet.kernel import files
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.lock import take_name
 from tpnet.kernel.signs import SUPERVISOR
@@ -99,10 +100,10 @@ class Agent:
         self._lock = await lock_node_soon()
         undo.callback(self._lock.close)
         try:
-            self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.own_folder(self._run_dir)
         except OSError as error:
             raise TpnetError(
-                f"The run directory {self._run_dir} cannot be made: {error.strerror}.",
+                f"The run directory {self._run_dir} cannot be used: {error.strerror}.",
                 "Choose another: TPNET_RUN_DIR=/run/tpnet",
             ) from error
         raise_file_limit()

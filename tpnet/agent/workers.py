@@ -17,6 +17,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from tpnet.agent.relay import Relay
+from tpnet.kernel.namespaces import child_apart as apart
 from tpnet.kernel.signs import WORKER, WORKER_SECONDS
 from tpnet.model import TpnetError
 from tpnet.proxy import channel
@@ -46,6 +48,8 @@ _MOST_COUNTED = (
     0.3  # seconds of silence that one look may find; a longer pause between two was this process's own
 )
 _RAN_SECONDS = 0.5
+_HANDED_ON = ("PYTHON", "PATH", "LANG", "LC_", "TZ")
+"""Beginnings of the names of environment variables that a worker gets: no others, some of which may be secrets."""
 _BURST = 64
 """Messages taken at once, so that one channel does not keep the loop."""
 
@@ -106,6 +110,7 @@ class Workers:
         self._on_lost = on_lost
         self._on_message = on_message
         self._process: subprocess.Popen[bytes] | None = None
+        self._relay: Relay | None = None
         self._pidfd = -1
         self._end: socket.socket | None = None
         self._queue: deque[tuple[Message, list[int]]] = deque()
@@ -172,15 +177,22 @@ class Workers:
         loop = asyncio.get_running_loop()
         self._lost = False
         self._started = time.monotonic()
-        self._end, theirs = channel.pair()
+        theirs: socket.socket | None = None
         try:
+            self._end, theirs = channel.pair()
             # From the main thread: the worker is to die with the thread that started it.
-            self._process = subprocess.Popen(
-                command(theirs.fileno(), self._uid),
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                cwd="/",
-            )
+            with apart():
+                self._process = subprocess.Popen(
+                    command(theirs.fileno(), self._uid),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[theirs.fileno()],
+                    cwd="/",
+                    env={name: text for name, text in os.environ.items() if name.startswith(_HANDED_ON)},
+                )
+            assert self._process.stderr is not None, "it has a pipe"
+            self._relay = Relay(self._process.stderr)
             self._pidfd = os.pidfd_open(self._process.pid)
         except OSError as error:
             _log.error("no worker could be started: %s", error.strerror)
@@ -189,7 +201,8 @@ class Workers:
             self._gone()
             return
         finally:
-            theirs.close()
+            if theirs is not None:
+                theirs.close()
         self._ended.clear()
         loop.add_reader(self._pidfd, self._gone)
         loop.add_reader(self._end.fileno(), self._read)
@@ -361,6 +374,9 @@ class Workers:
             asyncio.get_running_loop().remove_reader(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
+        if self._relay is not None:
+            self._relay.close()
+            self._relay = None
         process, self._process = self._process, None
         self._ended.set()
         if process is None:

@@ -12,12 +12,13 @@ import importlib.util
 import json
 import logging
 import os
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tpnet.kernel import files
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 _log = logging.getLogger(__name__)
 
@@ -47,13 +48,8 @@ def key_of(sources: Iterable[Path]) -> str:
 def look_up(folder: Path, key: str) -> dict[str, Any] | None:
     """What was kept under this key; ``None`` when there is nothing, or something odd."""
     try:
-        with _opened(folder) as at:
-            fd = os.open(key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-            with os.fdopen(fd, "rb") as file:
-                status = os.fstat(fd)
-                if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-                    raise ValueError("it is not a file of our own")
-                told, _, content = file.read(_MOST_BYTES).partition(b"\n")
+        files.check_folder(folder)
+        told, _, content = files.read(folder / key, _MOST_BYTES).partition(b"\n")
         if told.decode() != _checksum(key, content):
             raise ValueError("its checksum does not hold")
         kept: dict[str, Any] = json.loads(content)
@@ -68,46 +64,20 @@ def look_up(folder: Path, key: str) -> dict[str, Any] | None:
 def keep(folder: Path, key: str, result: dict[str, Any]) -> None:
     """Keep it under this key, in place of what is there. Not to be able to is only slower."""
     content = json.dumps(result).encode()
-    fresh = f"{key}.{os.getpid()}.new"
     try:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700, parents=True)
-        with _opened(folder) as at:
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=at)
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(_checksum(key, content).encode() + b"\n" + content)
-                os.rename(fresh, key, src_dir_fd=at, dst_dir_fd=at)  # a reader sees the old or the new whole
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    os.unlink(fresh, dir_fd=at)
-                raise
-            _thin_out(at)
+        files.own_folder(folder)
+        files.write(folder / key, _checksum(key, content).encode() + b"\n" + content)
+        _thin_out(folder)
     except (OSError, ValueError) as error:
         _log.info("what was compiled cannot be kept for the next start (%s): %s", folder, error)
 
 
-def _thin_out(at: int) -> None:
+def _thin_out(folder: Path) -> None:
     """Remove all but the newest entries."""
-    ages = sorted(
-        (os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime_ns, name) for name in os.listdir(at)
-    )
-    for _, name in ages[:-_KEPT]:
+    ages = sorted((path.lstat().st_mtime_ns, path) for path in folder.iterdir())
+    for _, path in ages[:-_KEPT]:
         with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=at)
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    """The folder's descriptor. Raises ``ValueError`` when others might have written there, ``OSError``."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise ValueError("the folder is not this user's alone")
-        yield fd
-    finally:
-        os.close(fd)
+            path.unlink()
 
 
 def _checksum(key: str, content: bytes) -> str:

@@ -1,8 +1,8 @@
 """The compiler process: BCC turns bpf/redirect.c into bytecode, prints it, and exits. Run by ``program``.
 
-The only importer of bcc. Runs as a child, isolated (``python -I``) and for half a second, so that LLVM's 60
-MB never sit in the long-lived processes; imports nothing of ours. Must never attach anything: the maps it
-makes to compile vanish with it.
+The only importer of bcc. Runs as a child, confined (``tpnet.kernel.confined``), isolated (``python -I``) and for half a
+second, so that LLVM's 60 MB never sit in the long-lived processes; imports nothing of ours. Must never attach anything:
+the maps it makes to compile vanish with it.
 
 Output, one JSON object: ``code`` (hexadecimal), ``maps`` (as ``bpf.MapSpec``), ``relocations`` (instruction
 number, map name), or ``error``: ``no-bcc`` or ``compile`` (the message is on standard error).

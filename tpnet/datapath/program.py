@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpnet.datapath import cache
 from tpnet.datapath.refusal import explain_refusal
-from tpnet.kernel import bpf
+from tpnet.kernel import bpf, confined
 from tpnet.kernel.signs import SPEC as SIGNS
 from tpnet.model import TpnetError
 
@@ -119,14 +119,15 @@ def _compile(sources: Path) -> dict[str, Any]:
         os.close(bpf.create_map(bpf.MapSpec("tpnet_probe", _BPF_MAP_TYPE_HASH, 4, 4, 1)))
     except OSError as error:
         raise explain_refusal(error, "map") from error
-    command = [
+    command = confined.command(
+        "compiler",
         sys.executable,
         "-I",
         str(Path(__file__).with_name("loader.py")),
         str(sources / "redirect.c"),
         str(sources),
         _FUNCTION,
-    ]
+    )
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False)
     except subprocess.TimeoutExpired as error:

@@ -26,10 +26,11 @@ Inputs (each returns the commands to carry out, in order; possibly none)
         A session's end has said that the handler is connected (``upstream_data`` implies it). Until then
         everything sent there is kept, so that all of it can go to the app; a body larger than ``KEEP`` waits
         (``reading_client``). Not needed for the app.
-    ``upstream_failed(side, reason, delivered=...)``
+    ``upstream_failed(side, reason, delivered=..., again=...)``
         That side refused, was reset, timed out or is known to be dead: the driver has let go of it. ``reason``
         goes to the observer, and completes the sentence of a 502: "the handler did not answer: ...".
-        ``delivered=False``: surely nothing reached the other end. A client that resets ends the conversation:
+        ``delivered=False``: surely nothing reached the other end. ``again=True``: a fresh connection to the same side
+        may well do. A client that resets ends the conversation:
         no input, the driver resets every side.
     ``undecided_timeout()``
         ``undecided`` for ten seconds.
@@ -88,9 +89,10 @@ HTTP/1.0 without keep-alive: what follows is dropped.
 Trust. The app's responses are trusted: if they cannot be followed, the connection is pinned to it. A session's
 are not: misframed or surplus bytes never reach the client, whose connection ends.
 
-Failure of a session's end: unanswered requests go to the app if the verdict allows it and nothing was
-delivered, or the method is idempotent and all of it was kept. Otherwise 502, or ``RESET_CLIENT`` if a response
-had begun.
+Failure of a session's end: where an old connection ends or breaks before any byte of a response, its requests are sent
+over a fresh one, once, if all of them may be repeated and were kept. If not, or if that fails as well: unanswered
+requests go to the app if the verdict allows it and nothing was delivered, or the method is idempotent and all of it
+was kept. Otherwise 502, or ``RESET_CLIENT`` if a response had begun.
 """
 
 from __future__ import annotations
@@ -222,5 +224,5 @@ class Conversation(Protocol):
     def upstream_eof(self, side: Side) -> Commands:
         """``side`` will send no more; it may still read."""
 
-    def upstream_failed(self, side: Side, reason: str, *, delivered: bool) -> Commands:
+    def upstream_failed(self, side: Side, reason: str, *, delivered: bool, again: bool = False) -> Commands:
         """``side`` is not there, or no more."""

@@ -44,11 +44,13 @@ def die_with_parent(sign: int = signal.SIGKILL) -> None:
     prctl(_PR_SET_PDEATHSIG, sign, 0, 0, 0)
 
 
-def mount(source: str | None, target: str, flags: int) -> None:
-    """Mount without a file system's type or data (mount(2)). Raises ``OSError``."""
-    name = source.encode() if source else None
-    if LIBC.mount(name, os.fsencode(target), None, ctypes.c_ulong(flags), None) < 0:
-        raise last_error()
+def mount(
+    source: str | None, target: str, flags: int, *, kind: str | None = None, data: str | None = None
+) -> None:
+    """Mount; ``kind`` is a file system's type (mount(2)). Raises ``OSError``."""
+    texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
+    if LIBC.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]) < 0:
+        raise last_error(f"mount {target}")
 
 
 def enter_netns(fd: int) -> None:

@@ -1,4 +1,4 @@
-"""Resource limits of this process (getrlimit(2)). Must never lower one."""
+"""Resource limits of this process (getrlimit(2)). Those that are lowered must never be for a while: it is for good."""
 
 from __future__ import annotations
 
@@ -21,3 +21,14 @@ def raise_memlock_limit() -> bool:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return True
+
+
+def forbid_processes() -> None:
+    """No further process or thread, for a user other than root. Raises ``OSError``."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def forbid_files(most_bytes: int = 0) -> None:
+    """Let no file be written beyond so many bytes, and leave no memory behind in one (core(5)). Raises ``OSError``."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -16,6 +16,7 @@ from tpnet.model.kinds import (
     TargetKind,
     TargetRef,
 )
+from tpnet.model.names import is_object_name
 from tpnet.model.objects import (
     CONNECT_SECONDS,
     MAX_CONNECT_SECONDS,
@@ -37,6 +38,7 @@ from tpnet.model.status import (
     TargetInfo,
     TargetStatus,
 )
+from tpnet.model.text import clean, printable
 
 __all__ = [
     "CONNECT_SECONDS",
@@ -75,6 +77,9 @@ __all__ = [
     "TargetRef",
     "TargetStatus",
     "TpnetError",
+    "clean",
+    "is_object_name",
     "parse_handler",
+    "printable",
     "split_handler",
 ]

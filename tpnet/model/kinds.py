@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from tpnet.model.about import About
+from tpnet.model.names import OBJECT_NAME
 from tpnet.model.objects import CONNECT_SECONDS, MAX_CONNECT_SECONDS, HeaderRule, OnFailure, PathRule
 
 MAX_HEADER_RULES = 32
@@ -50,7 +51,12 @@ class TargetRef:
     kind: Annotated[TargetKind, About("The kind of the target.")]
     name: Annotated[
         str,
-        About("The name of the target, in the intercept's own namespace.", min_length=1, max_length=_NAME),
+        About(
+            "The name of the target, in the intercept's own namespace.",
+            min_length=1,
+            max_length=_NAME,
+            pattern=f"^{OBJECT_NAME}$",
+        ),
     ]
 
 
@@ -105,6 +111,7 @@ class InterceptSpec:
             "The name of the user's session in the namespace tpnet: where the requests go. The agents take it only if "
             "the session is of the same user. Left out: a session of that user fills it in (tpnet connect).",
             max_length=_NAME,
+            pattern=f"^({OBJECT_NAME})?$",
         ),
     ] = ""
     tunnel_port: Annotated[
@@ -131,6 +138,13 @@ class InterceptSpec:
             "error answers 502. It never changes."
         ),
     ] = OnFailure.APP
+    shared: Annotated[
+        bool,
+        About(
+            "Whether narrower intercepts of other users win over this one, such as a team's. Otherwise the older of two "
+            "users' intercepts wins wherever both match. It never changes."
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True)

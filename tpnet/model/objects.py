@@ -73,7 +73,8 @@ class PathRule:
 class Intercept:
     """A standing wish: these requests of this port go to this session.
 
-    ``headers`` empty means global: it takes all (or all of a path). ``handler`` is ``host:port`` on the developer's
+    ``headers`` empty means that it takes all (or all of a path). ``shared`` lets narrower ones of other users win.
+    ``handler`` is ``host:port`` on the developer's
     computer, as shown to people. ``tunnel_port`` is the TCP port at the session's tunnel address where its requests
     are taken. ``created`` is in Unix seconds and ``serial`` counts creations; the older of two has the lower serial.
     ``targets`` are the canonical names (``Target.name``) that ``target``, the user's own text, stood for.
@@ -94,12 +95,8 @@ class Intercept:
     on_failure: OnFailure = OnFailure.APP
     created: float = 0.0
     serial: int = 0
+    shared: bool = False
     connect_timeout: int = CONNECT_SECONDS
-
-    @property
-    def is_global(self) -> bool:
-        """Whether it takes requests without looking at their headers."""
-        return not self.headers
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,12 +77,16 @@ class SetNode:
 
 @dataclass(frozen=True, slots=True)
 class SetSession:
-    """A session's state. ``up`` is the tunnel's liveness; ``ports`` are tunnel ports whose handler listens."""
+    """A session's state. ``up`` is the tunnel's liveness; ``ports`` are tunnel ports whose handler listens.
+
+    ``quiet``: a heartbeat is missing, so the tunnel may be dead, though it still counts as up.
+    """
 
     name: str
     address: str
     up: bool
     ports: list[int] = field(default_factory=list)
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +183,13 @@ class Counters:
     ``targets``: per target id ``{"open", "accepted", "requests", "app_requests", "verdicts": {...}}``.
     ``intercepts``: per intercept name ``{"hits", "last_hit", "reasons": {...}}``, ``last_hit`` in Unix seconds.
     ``sessions``: per session name how many connections to it are open at this moment.
+    ``more``: further messages complete these totals, which are long.
     """
 
     targets: dict[str, dict[str, Any]] = field(default_factory=dict)
     intercepts: dict[str, dict[str, Any]] = field(default_factory=dict)
     sessions: dict[str, int] = field(default_factory=dict)
+    more: bool = False
 
 
 Message = (

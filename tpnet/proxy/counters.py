@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tpnet.proxy.channel import Counters
 
@@ -61,6 +62,11 @@ class InterceptCount:
         return {"hits": self.hits, "last_hit": self.last_hit, "reasons": dict(self.reasons)}
 
 
+AT_ONCE = 40
+"""Targets, intercepts and sessions in one message."""
+_T = TypeVar("_T")
+
+
 class Book:
     """All counts of a worker."""
 
@@ -76,14 +82,31 @@ class Book:
         for name in self.intercepts.keys() - intercepts:
             del self.intercepts[name]
 
-    def changed(self, sessions: dict[str, int]) -> Counters | None:
-        """The totals, or ``None`` when they are what was given last. ``sessions`` as ``Counters`` says."""
+    def changed(self, sessions: dict[str, int]) -> list[Counters]:
+        """The totals, in messages that need no file in memory; none when they are what was given last.
+
+        ``sessions`` as ``Counters`` says.
+        """
         now = Counters(
             targets={str(target): count.as_data() for target, count in self.targets.items()},
             intercepts={name: count.as_data() for name, count in self.intercepts.items()},
             sessions=sessions,
         )
         if now == self._last:
-            return None
+            return []
         self._last = now
-        return now
+        parts = max(1, *(-(-len(table) // AT_ONCE) for table in (now.targets, now.intercepts, now.sessions)))
+        return [
+            Counters(
+                part_of(now.targets, number),
+                part_of(now.intercepts, number),
+                part_of(now.sessions, number),
+                more=number < parts - 1,
+            )
+            for number in range(parts)
+        ]
+
+
+def part_of(table: dict[str, _T], number: int) -> dict[str, _T]:
+    """The entries of one of the messages that a table is sent in."""
+    return dict(islice(table.items(), number * AT_ONCE, (number + 1) * AT_ONCE))

@@ -14,8 +14,9 @@ from tpnet.proxy.sessions import SessionRoute
 from tpnet.rules import ProbeSet, RuleSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Container, Sequence
 
+    from tpnet.http.conversation import Side
     from tpnet.http.h1.head import RequestHead
     from tpnet.model import Intercept
     from tpnet.proxy.context import Context
@@ -46,7 +47,7 @@ class Router:
         self._verdicts = {
             one.name: Verdict(
                 Outcome.FORWARD,
-                SessionRoute(one.session, one.tunnel_port, one.name),
+                SessionRoute(one.session, one.tunnel_port, one.name, one.connect_timeout),
                 intercept=one.name,
                 on_failure_app=one.on_failure is OnFailure.APP,
             )
@@ -70,6 +71,11 @@ class Router:
     def _decide_of_node(self, head: RequestHead) -> Verdict:
         return self.decide(head, from_node=True)
 
+    @property
+    def routes(self) -> Container[Side]:
+        """The ways to sessions that requests may take."""
+        return {verdict.side for verdict in self._verdicts.values()}
+
     def decide(self, head: RequestHead, *, from_node: bool = False) -> Verdict:
         """Who takes this request."""
         if self._rules is None:
@@ -83,7 +89,7 @@ class Router:
                 return OF_KUBELET
         verdict = self._verdicts[intercept.name]
         session = self._context.sessions.get(intercept.session)
-        if session is None or not session.up:
+        if session is None or not session.up or session.silent:
             reason = "session down"
         elif intercept.tunnel_port not in session.ports:
             reason = "handler not listening"

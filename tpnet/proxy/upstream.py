@@ -33,6 +33,16 @@ class Upstream(Protocol):
     def kept(self) -> bool:
         """Whether it stays open while requests go elsewhere."""
 
+    @property
+    def attentive(self) -> bool:
+        """Whether it wants to hear of what is sent."""
+
+    def sent(self) -> None:
+        """Something was sent on its stream."""
+
+    def on_events(self, events: int, /) -> None:
+        """Its socket is ready for something."""
+
     def dial(self) -> None:
         """Begin. The owner may be told of the failure before this returns."""
 
@@ -63,8 +73,14 @@ class Mover(Protocol):
     def confirmed(self, upstream: Upstream, /) -> None:
         """The handler behind it is reached."""
 
-    def lost(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
-        """It is not there, or no more, and let go of. ``delivered``: it may have had some of what was sent."""
+    def retire(self, upstream: Upstream, /) -> None:
+        """No further request will go there: it is to be let go of when it owes nothing."""
+
+    def lost(self, upstream: Upstream, reason: str, /, *, delivered: bool, again: bool) -> None:
+        """It is not there, or no more, and let go of.
+
+        ``delivered``: it may have had some of what was sent. ``again``: another connection may well be had.
+        """
 
 
 class Owner(Protocol):
@@ -75,14 +91,17 @@ class Owner(Protocol):
     calm: bool
     """Whether nothing waits anywhere; who disturbs that clears it, and calls ``settle`` in the end."""
 
-    def failed(self, upstream: Upstream, reason: str, /, *, delivered: bool) -> None:
-        """It cannot be had, or was lost. ``delivered`` as in ``Mover.lost``."""
+    def failed(self, upstream: Upstream, reason: str, /, *, delivered: bool, again: bool = False) -> None:
+        """It cannot be had, or was lost; see ``Mover.lost``."""
 
     def settle(self) -> None:
         """Work out what to watch."""
 
     def fail(self) -> None:
         """Something of ours went wrong: end it, and count that."""
+
+    def end(self, *, prompt: bool = False) -> None:
+        """End it in an orderly way; ``prompt``: the client at once."""
 
     def abort(self) -> None:
         """End the whole connection, with RST."""

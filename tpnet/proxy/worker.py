@@ -1,7 +1,7 @@
 """The worker process: ``python -m tpnet.proxy.worker --channel FD --uid N``. Started by the supervisor alone.
 
-It imports what it needs, gives up every privilege, says ``Ready`` and serves what the supervisor hands it,
-until the channel ends. It must never open a file, a socket or a process on its own after that.
+It imports what it needs, confines itself (``tpnet.proxy.confinement``), says ``Ready`` and serves what the supervisor
+hands it, until the channel ends. After that it can open no file, socket or process, and must never need to.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ import importlib
 import os
 import socket
 import sys
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.signs import WORKER, Level, Signs
-from tpnet.log import to_stderr
+from tpnet.log import Outlet, to_stderr
 from tpnet.model import TpnetError
-from tpnet.proxy import channel, privileges
+from tpnet.proxy import channel
 from tpnet.proxy.channel import (
     AddTarget,
     DropSession,
@@ -37,6 +38,7 @@ from tpnet.proxy.channel import (
     Sockets,
     TakeSigns,
 )
+from tpnet.proxy.confinement import confine
 from tpnet.proxy.context import Context
 from tpnet.proxy.loop import IN
 from tpnet.proxy.sessions import SessionState
@@ -111,10 +113,8 @@ class Worker:
             self._targets.pop(number, None)
             self.context.book.targets.pop(number, None)
         self.context.removed.clear()
-        counters = self.context.book.changed(
-            {name: len(state.upstreams) for name, state in self.context.sessions.items()}
-        )
-        if counters is not None:
+        serving = {name: len(state.upstreams) for name, state in self.context.sessions.items()}
+        for counters in self.context.book.changed(serving):
             self.tell(counters)
 
     def _on_channel(self, _events: int) -> None:
@@ -194,13 +194,19 @@ class Worker:
     def _set_session(self, message: SetSession, _fds: list[int]) -> None:
         state = self.context.sessions.get(message.name)
         if state is None:
-            state = SessionState(message.address, message.up, frozenset(message.ports), set())
+            state = SessionState(message.address, message.up, frozenset(message.ports), set(), message.quiet)
             self.context.sessions[message.name] = state
             self.context.session_pool.refill()
             return
         if not message.up or message.address != state.address:
             self._lose(message.name)
         state.address, state.up, state.ports = message.address, message.up, frozenset(message.ports)
+        state.quiet = message.quiet
+        if not message.quiet:
+            state.silent = False
+            return
+        for upstream in list(state.upstreams):
+            upstream.session_quiet()
 
     def _drop_session(self, message: DropSession, _fds: list[int]) -> None:
         self._lose(message.name)
@@ -224,8 +230,9 @@ class Worker:
 
 
 def warm_up() -> None:
-    """Import what is otherwise imported at its first use, when files may be out of reach."""
+    """Read what is otherwise read at its first use, when files are out of reach: a module, the local time's zone."""
     importlib.import_module("encodings.idna")
+    time.localtime()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -236,24 +243,22 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--uid", type=int, required=True, help="user and group to become")
     options = parser.parse_args(argv)
-    with to_stderr():
-        return _run(options.channel, options.uid)
+    with to_stderr() as outlet:
+        return _run(options.channel, options.uid, outlet)
 
 
-def _run(channel_fd: int, uid: int) -> int:
+def _run(channel_fd: int, uid: int, outlet: Outlet) -> int:
     die_with_parent()
     warm_up()
     end = socket.socket(fileno=channel_fd)
     end.setblocking(False)
     end.set_inheritable(False)
-    limit = raise_file_limit()
+    worker = Worker(end, raise_file_limit())
     try:
-        privileges.drop(uid)
+        confine(uid, outlet.begin)
     except TpnetError as error:
         print(f"tpnet worker: {error.message} {error.hint}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    die_with_parent()
-    worker = Worker(end, limit)
     gc.collect()
     gc.freeze()
     # Connections free themselves by reference counts; the collector is for what errors leave behind.

@@ -4,9 +4,10 @@ The command line parses flags here, the agent checks and compares intercepts, th
 Imports nothing of ours but ``tpnet.model``, and never touches a socket, a file or a clock.
 """
 
-from tpnet.rules.conflict import conflict_error, find_conflict, older_takes
+from tpnet.rules.conflict import conflict_error, find_conflict, older_takes, takes_all
 from tpnet.rules.describe import AUTO_HEADER, describe
 from tpnet.rules.parse import Rules, check_rules, new_auto_id, parse_rules
+from tpnet.rules.personal import is_personal
 from tpnet.rules.probes import Probe, ProbeSet
 from tpnet.rules.ruleset import RuleSet
 from tpnet.rules.view import HeadView
@@ -22,7 +23,9 @@ __all__ = [
     "conflict_error",
     "describe",
     "find_conflict",
+    "is_personal",
     "new_auto_id",
     "older_takes",
     "parse_rules",
+    "takes_all",
 ]

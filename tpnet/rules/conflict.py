@@ -1,35 +1,58 @@
-"""Two intercepts that ask for the very same requests: the second is refused.
+"""An intercept that could never get a request, since an older one takes them all: it is refused.
 
-Called by whoever keeps the intercepts, before a new one is taken in. Overlap that is not sameness is no
-conflict: precedence settles it.
+Called by whoever keeps the intercepts, before a new one is taken in. Other overlap is no conflict: precedence settles
+it.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tpnet.model import Conflict
-from tpnet.rules.describe import AUTO_HEADER, describe
+from tpnet.rules.describe import AUTO_HEADER, HasRules, describe
+from tpnet.rules.implies import implies
+from tpnet.rules.personal import is_personal
 from tpnet.rules.precedence import header_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tpnet.model import Intercept
-    from tpnet.rules.describe import HasRules
+
+
+class Claim(HasRules, Protocol):
+    """An intercept, or the spec of one."""
+
+    @property
+    def user(self) -> str:
+        """Whose it is."""
+
+    @property
+    def shared(self) -> bool:
+        """Whether narrower ones of other users win."""
+
+
+def takes_all(older: Claim, new: Claim) -> bool:
+    """Whether ``older`` leaves ``new`` no request at all, on a port that both are on.
+
+    Anybody's with the same header rules and the same path rule does: neither the order of header rules nor the case of
+    their names counts. Another user's, unless it is shared, does it also by taking more than that; but a personal one
+    comes before any that is not.
+    """
+    if older.path == new.path and header_key(older.headers) == header_key(new.headers):
+        return True
+    if older.user == new.user or older.shared or is_personal(older.headers) is not is_personal(new.headers):
+        return False
+    return implies(new, older)
 
 
 def find_conflict(new: Intercept, existing: Iterable[Intercept]) -> Intercept | None:
-    """The first of ``existing`` with the same header rules and the same path rule as ``new``, or None.
+    """The first of ``existing``, all of them older, that leaves ``new`` no request; or None.
 
-    Neither the order of header rules nor the case of their names counts. ``existing`` are the other
-    intercepts that share a target and port with ``new``; leave out the one that ``new`` is to replace.
+    ``existing`` are the other intercepts that share a target and port with ``new``; leave out the one that ``new`` is to
+    replace.
     """
-    wanted = header_key(new.headers)
-    for other in existing:
-        if other.path == new.path and header_key(other.headers) == wanted:
-            return other
-    return None
+    return next((older for older in existing if takes_all(older, new)), None)
 
 
 def conflict_error(other: Intercept, now: float) -> Conflict:

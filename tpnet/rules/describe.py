@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Protocol
 
-from tpnet.model import PathKind
+from tpnet.model import PathKind, printable
 
 if TYPE_CHECKING:
     from tpnet.model import HeaderRule, PathRule
@@ -52,13 +52,3 @@ def describe_path(rule: PathRule) -> str:
     if rule.kind is PathKind.EQUAL:
         return text
     return f"{text}…" if rule.kind is PathKind.PREFIX else f"path =~ {text}"
-
-
-def printable(text: str, limit: int = 0) -> str:
-    """``text`` such that a terminal shows it and obeys none of it.
-
-    Cut after ``limit`` characters of the text; 0 cuts never.
-    """
-    if limit and len(text) > limit:
-        text = f"{text[:limit]}…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tpnet.model import ExplainStep, PathKind
-from tpnet.rules.describe import printable
-from tpnet.rules.precedence import specificity
+from tpnet.model import ExplainStep, PathKind, printable
+from tpnet.rules.implies import is_narrower
+from tpnet.rules.personal import is_personal
+from tpnet.rules.precedence import precedence, specificity
 from tpnet.rules.regex import RegexSet
 from tpnet.rules.view import NO_PATH, rule_values
 
@@ -27,26 +28,39 @@ _PATH_WORDS = {PathKind.EQUAL: "is", PathKind.PREFIX: "starts with", PathKind.RE
 
 
 def explain(intercepts: Sequence[Intercept], head: HeadView) -> list[ExplainStep]:
-    """A step for each of ``intercepts``, which come in order of precedence. At most one is ``chosen``."""
+    """A step for each of ``intercepts``, which come by age, the taker's first. At most one is ``chosen``."""
+    answers = {one.name: _ask(one, head) for one in intercepts}
+    taker, why = _taker([one for one in intercepts if not answers[one.name][1]])
     steps: list[ExplainStep] = []
-    chosen = -1
-    for place, intercept in enumerate(intercepts):
-        checks, notes = _ask(intercept, head)
-        matches = not notes
-        if not matches:
-            note = "; ".join(notes)
-        elif chosen < 0:
-            chosen = place
-            note = "this one"
-        else:
-            alike = specificity(intercept) == specificity(intercepts[chosen])
-            note = f"not asked: {chosen + 1} is {'older' if alike else 'more specific'}"
-        steps.append(
-            ExplainStep(
-                intercept.name, intercept.user, tuple(checks), matches, matches and chosen == place, note
-            )
-        )
+    for one in sorted(intercepts, key=lambda one: one is not taker):
+        checks, notes = answers[one.name]
+        chosen = one is taker
+        note = "; ".join(notes) or ("this one" if chosen else f"not asked: 1 {why[one.name]}")
+        steps.append(ExplainStep(one.name, one.user, tuple(checks), not notes, chosen, note))
     return steps
+
+
+def _taker(matching: Sequence[Intercept]) -> tuple[Intercept | None, dict[str, str]]:
+    """Who takes a request that these, by age, all match; and of each other one why it does not."""
+    if not matching:
+        return None, {}
+    why: dict[str, str] = {}
+    anchor = matching[0]
+    while anchor.shared and (narrow := [one for one in matching if is_narrower(one, anchor)]):
+        why[anchor.name] = f"takes less, and {anchor.name} is shared"
+        anchor = narrow[0]
+    taker = min((one for one in matching if one.user == anchor.user), key=precedence)
+    for one in matching:
+        if one.user == taker.user:
+            alike = specificity(one) == specificity(taker)
+            why[one.name] = "is older" if alike else "is more specific"
+        elif is_personal(taker.headers) and not is_personal(one.headers):
+            why[one.name] = "is personal"
+        elif one.name not in why:
+            why[one.name] = (
+                "is older" if taker is anchor else f"is {taker.user}'s, whose {anchor.name} is older"
+            )
+    return taker, why
 
 
 def _ask(intercept: Intercept, head: HeadView) -> tuple[list[tuple[str, bool]], list[str]]:

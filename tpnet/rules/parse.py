@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tpnet.model import HeaderRule, InvalidInput, PathKind, PathRule
-from tpnet.rules.describe import AUTO_HEADER, AUTO_ID, describe_header, printable
+from tpnet.model import HeaderRule, InvalidInput, PathKind, PathRule, printable
+from tpnet.rules.describe import AUTO_HEADER, AUTO_ID, describe_header
 from tpnet.rules.precedence import header_key
 from tpnet.rules.regex import never_begins_with, regex_fault
 

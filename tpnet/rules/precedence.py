@@ -1,6 +1,7 @@
-"""Which of several intercepts of one port is asked first, and when two are the same.
+"""Which of several intercepts of one port comes first, and when two are the same.
 
-Used by the index, by dry runs and by the search for conflicts, so that all three agree.
+There are two orders: by age between users, by specificity among one user's own. Used by rule sets, by dry runs and by
+the search for conflicts, so that all three agree. Pure.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tpnet.model import PathKind
+from tpnet.rules.personal import is_personal
 
 if TYPE_CHECKING:
     from tpnet.model import HeaderRule, Intercept, PathRule
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 HeaderKey = tuple[tuple[bool, bytes, bytes], ...]
 """(regex, lower-case name, value) of header rules, each once, sorted: exact ones first."""
 
-Specificity = tuple[int, int, int]
+Specificity = tuple[bool, int, int, int]
 """The less, the earlier it is asked."""
 
 _PATH_ORDER: dict[PathKind | None, int] = {PathKind.EQUAL: 0, PathKind.PREFIX: 1, PathKind.REGEX: 2, None: 3}
@@ -27,16 +29,30 @@ def header_key(headers: tuple[HeaderRule, ...]) -> HeaderKey:
 
 
 def specificity(intercept: Intercept) -> Specificity:
-    """More header rules first; then path equal, longer prefix (in bytes), regex, none."""
+    """Personal first; then more header rules; then path equal, longer prefix (in bytes), regex, none."""
     path: PathRule | None = intercept.path
     length = len(path.value.encode()) if path is not None and path.kind is PathKind.PREFIX else 0
-    return (-len(header_key(intercept.headers)), _PATH_ORDER[path.kind if path else None], -length)
+    return (
+        not is_personal(intercept.headers),
+        -len(header_key(intercept.headers)),
+        _PATH_ORDER[path.kind if path else None],
+        -length,
+    )
 
 
 def precedence(intercept: Intercept) -> tuple[Specificity, int, str, str]:
-    """The sort key of intercepts: the more specific first, then the older.
+    """The sort key of one user's own intercepts: the more specific first, then the older."""
+    return (specificity(intercept), *_older(intercept))
 
-    Serials are one agent's own count; name and user settle what two counts would leave open, so that every
-    worker comes to the same order.
+
+def age(intercept: Intercept) -> tuple[bool, int, str, str]:
+    """The sort key of different users' intercepts: personal first, then the older."""
+    return (not is_personal(intercept.headers), *_older(intercept))
+
+
+def _older(intercept: Intercept) -> tuple[int, str, str]:
+    """Serials are one agent's own count; name and user settle what two counts would leave open.
+
+    So every worker comes to the same order.
     """
-    return (specificity(intercept), intercept.serial, intercept.name, intercept.user)
+    return intercept.serial, intercept.name, intercept.user

@@ -14,6 +14,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from tpnet.control.local.protocol import MAX_LINE, decode_answer, encode_call
+from tpnet.kernel import files
 from tpnet.model import Conflict, InterceptStatus, NotThere, Refused, TpnetError
 from tpnet.model.codec import decode, encode
 from tpnet.session.paths import Paths, locked
@@ -147,8 +148,7 @@ def _start(paths: Paths, run_dir: Path, user: str, name: str | None, cluster: Cl
             *(("--name", name) if name is not None else ()),
             *(("--cluster", cluster.to_json()) if cluster is not None else ()),
         ]
-        with paths.log.open("ab", buffering=0) as log:
-            os.fchmod(log.fileno(), 0o600)
+        with os.fdopen(files.open_own(paths.log, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as log:
             subprocess.run(
                 command,
                 stdin=subprocess.DEVNULL,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tpnet.control.kubernetes.options import ClusterOptions
 from tpnet.control.local.client import LocalControl
 from tpnet.control.local.protocol import decode_call, encode_error, encode_ok
+from tpnet.kernel import files
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.peercred import peer_credentials
 from tpnet.log import to_stderr
@@ -64,10 +65,10 @@ class Daemon:
             loop.add_signal_handler(number, self._quit.set)
         await self._wishes.open()
         try:
-            self._paths.socket.unlink(missing_ok=True)
-            server = await asyncio.start_unix_server(self._serve, self._paths.socket, limit=_MAX_CALL)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            files.bind(listener, self._paths.socket)
+            server = await asyncio.start_unix_server(self._serve, sock=listener, limit=_MAX_CALL)
             try:
-                self._paths.socket.chmod(stat.S_IRUSR | stat.S_IWUSR)
                 starter.tell(encode_ok(self._info()))
                 await self._live()
             finally:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import stat
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tpnet.kernel import files
 from tpnet.model import Conflict, InvalidInput, Refused, TpnetError
 
 if TYPE_CHECKING:
@@ -62,25 +62,24 @@ class Paths:
                 f"The path {self.socket} is too long for a socket: {length} bytes, where {_LONGEST} are allowed.",
                 "Name a folder of a shorter path with TPNET_RUN_DIR or XDG_RUNTIME_DIR.",
             )
+        folder = self.socket.parent
         try:
-            self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.own_folder(folder)
+        except files.NotOurs as error:
+            # Where it lies in /tmp, somebody may have been there before us, to have our calls.
+            raise Refused(
+                f"The folder {folder} is not this account's alone: {error.strerror}.",
+                "Remove it, or name another with TPNET_RUN_DIR or XDG_RUNTIME_DIR.",
+            ) from error
         except PermissionError as error:
             raise Refused(
-                f"The folder {self.socket.parent} cannot be made by this account.", "Run the command as root."
+                f"The folder {folder} cannot be made by this account.", "Run the command as root."
             ) from error
         except OSError as error:
             raise TpnetError(
-                f"The folder {self.socket.parent} cannot be made: {error.strerror}.",
+                f"The folder {folder} cannot be made: {error.strerror}.",
                 "TPNET_RUN_DIR says where the agent's folder is.",
             ) from error
-        for folder in (self.socket.parent, self.socket.parent.parent):
-            # Where it lies in /tmp, somebody may have been there before us, to have our calls.
-            found = folder.lstat()
-            if found.st_uid not in {0, os.geteuid()} or found.st_mode & stat.S_IWOTH or folder.is_symlink():
-                raise Refused(
-                    f"The folder {folder} is not this account's alone.",
-                    "Remove it, or name another with TPNET_RUN_DIR or XDG_RUNTIME_DIR.",
-                )
 
 
 @contextmanager
@@ -109,7 +108,7 @@ def _take(path: Path) -> int | None:
     A lock belongs to a file, not to its name: who got the lock of a file that its former holder has removed
     has got nothing, as the next one makes a new file of that name. So the two are compared, with the lock.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = files.open_own(path, os.O_RDWR)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(fd), path.stat()):

@@ -20,6 +20,7 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tpnet.kernel import confined, files
 from tpnet.tunnel.device import NAME_PREFIX, DeviceError, Endpoint, PeerStats, new_name
 from tpnet.tunnel.keys import check_public_key
 
@@ -64,13 +65,17 @@ class WireGuardGo:
                 "wireguard-go needs /dev/net/tun, which is not there.",
                 "Load the tun module, or hand the device to the container.",
             )
+        try:
+            files.own_folder(SOCKETS, 0o755)  # whoever could write there would get the private key
+        except OSError as error:
+            raise DeviceError(f"wireguard-go's sockets cannot be in {SOCKETS}: {error.strerror}.") from error
         sweep()
         self.name = new_name()
         self._socket = SOCKETS / f"{self.name}.sock"
         self._log = _bounded_log()
-        # setpriv, not preexec_fn: Python code between fork and exec may deadlock in a process with threads.
+        # A process on the way, not preexec_fn: Python code between fork and exec may deadlock where there are threads.
         self._child = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", binary, "--foreground", self.name],
+            confined.command("device", binary, "--foreground", self.name),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

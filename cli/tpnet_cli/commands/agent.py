@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet_cli.lazy import Lazy, LazyGroup
+from tpnet_cli.output import say
 
 if TYPE_CHECKING:
     from tpnet.agent.cluster.controller import ClusterOrders
@@ -154,7 +155,7 @@ def probe(run_dir: Path | None) -> None:
     except (OSError, ValueError) as error:
         why = f"It does not answer at {folder}/agent.sock: {error}."
     if why:
-        click.echo(why, err=True)
+        say(why, err=True)
         raise SystemExit(1)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet.model import InvalidInput
-from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, say, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
@@ -55,13 +55,13 @@ def grant(
         write_data([{"role": role, "in": place} for role, place in made], output)
         return
     what = "make intercepts, global ones too," if everybodys else "make intercepts"
-    click.echo(f"✓ {name} may now {what} in {', '.join(places) or 'all namespaces'}")
+    say(f"✓ {name} may now {what} in {', '.join(places) or 'all namespaces'}")
     if admin:
-        click.echo(f"✓ {name} may see and end everybody's")
+        say(f"✓ {name} may see and end everybody's")
     if is_wide(output):
         for role, place in made:
-            click.echo(f"  bound  {role}   in {place}")
-    click.echo(f"back   tpnet revoke {name}{_kind_flag(kind)}")
+            say(f"  bound  {role}   in {place}")
+    say(f"back   tpnet revoke {name}{_kind_flag(kind)}")
 
 
 @click.command()
@@ -83,11 +83,11 @@ def revoke(where: Where, name: str, kind: str | None, output: str | None) -> Non
     if is_data(output):
         write_data(removed, output)
     elif not removed:
-        click.echo(f"{name} had nothing that tpnet grant gave.")
+        say(f"{name} had nothing that tpnet grant gave.")
     else:
-        click.echo(f"✓ taken from {name}")
+        say(f"✓ taken from {name}")
         for text in removed:
-            click.echo(f"  {text}")
+            say(f"  {text}")
 
 
 def _binding(obj: Object) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet.model import InvalidInput
-from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, say, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def uninstall(where: Where, yes: bool, output: str | None) -> None:
     if is_data(output):
         write_data({"steps": [asdict(step) for step in done]}, output)
     elif not done:
-        click.echo(f"tpnet is not installed in {control.server}.")
+        say(f"tpnet is not installed in {control.server}.")
     else:
         if is_wide(output):
             _tell(done, console, wide=True)
@@ -138,14 +138,14 @@ def _ask(control: ClusterControl) -> None:
     from tpnet.control.kubernetes import install as work
 
     for line in _ending(control.call(work.intercepted)):
-        click.echo(line, err=True)
+        say(line, err=True)
     if not sys.stdin.isatty():
         raise InvalidInput(
             "Nobody can be asked whether tpnet is to be removed.", "With --yes it is not asked."
         )
     version = control.call(work.installed_version)
     if not click.confirm(f"Remove tpnet {version} from {control.server}?".replace("  ", " "), err=True):
-        click.echo("Nothing was removed.", err=True)
+        say("Nothing was removed.", err=True)
         raise click.Abort
 
 
@@ -184,10 +184,10 @@ def _tell_end(done: Sequence[Step], *, dry_run: bool, waited: bool) -> None:
     counts = Counter(str(step.change) for step in done)
     words = ", ".join(f"{number} {change}" for change, number in counts.items())
     if dry_run:
-        click.echo(f"\nNothing was changed. Without --dry-run: {words}.")
+        say(f"\nNothing was changed. Without --dry-run: {words}.")
         return
     follow = "" if waited else "\nwatch  kubectl -n tpnet rollout status daemonset tpnet-agent"
-    click.echo(
+    say(
         f"\ntpnet {__version__} is installed: {words}.{follow}\n"
         "next   tpnet grant USER -n NAMESPACE        then, as that user   tpnet intercept SERVICE"
     )

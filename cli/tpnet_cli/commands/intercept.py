@@ -47,7 +47,8 @@ wildcards allowed: 'shop-*'), a process (pid/N), a container (container/ID) or a
 path; a comma separates several.
 
 Without --http-header, or with --http-header auto, it takes the requests that carry your own id in the header
-x-tpnet-intercept-id. Of several intercepts of one port, the more specific one takes a request.
+x-tpnet-intercept-id. Of several users' intercepts of one port that match, the oldest
+personal one takes a request; of one's own, the most specific.
 
 \b
 Examples:
@@ -91,6 +92,9 @@ Examples:
     help="Where its requests go while your process is not there: to the app, or to a 502.",
 )
 @click.option(
+    "--shared", is_flag=True, help="Let narrower intercepts of others win over this one: a team's, say."
+)
+@click.option(
     "--connect-timeout",
     type=click.IntRange(1, MAX_CONNECT_SECONDS),
     default=CONNECT_SECONDS,
@@ -122,6 +126,7 @@ def intercept(
     on_failure: str,
     connect_timeout: int,
     to: str,
+    shared: bool,
     user: str | None,
     output: str | None,
 ) -> None:
@@ -176,6 +181,7 @@ def intercept(
             path=rules.path,
             handler=str(Handler(host, local or chosen)),
             on_failure=OnFailure(on_failure),
+            shared=shared,
             connect_timeout=connect_timeout,
         )
         made = _make(where, control, draft, before.agent.redirect, steps)

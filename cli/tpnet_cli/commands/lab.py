@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tpnet_cli.lazy import Lazy, LazyGroup
+from tpnet_cli.output import say
 
 if TYPE_CHECKING:
     from tpnet_cli.lab.plan import LabPaths
@@ -47,7 +48,7 @@ def up(name: str) -> None:
     rest = "" if name == "lab" else f" --name {name}"
     client, laptop = (f"tpnet lab exec{rest} {place.name} --" for place in (CLIENTS[0], LAPTOPS[0]))
     shop = f"http://{SHOPS[0].name}/"
-    click.echo(
+    say(
         f"\n{name} is up.\n"
         f"try    {client} curl -s {shop}\n"
         f"       {laptop} tpnet intercept '{name}-shop-*' --port 8080:80 --http-header Coder=Bob\n"
@@ -66,7 +67,7 @@ def down(name: str) -> None:
     paths = _paths(name)
     with Steps(make_console()).doing("removing the lab"):
         build.down(paths)
-    click.echo(f"{name} is gone.")
+    say(f"{name} is gone.")
 
 
 _EXEC_HELP = """Run a command in one of the places: client-1, client-2, node, shop-1, shop-2, bob, alice.

@@ -10,7 +10,7 @@ import click
 
 from tpnet.model import NotThere, Refused, TpnetError
 from tpnet_cli import complete
-from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, say, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def leave(
         if everything:
             names = leaving.all_mine()
             if not names and not is_data(output):
-                click.echo(f"{me} has no intercepts.")
+                say(f"{me} has no intercepts.")
         done: list[Left] = []
         failures: list[TpnetError] = []
         for name in dict.fromkeys(names):
@@ -86,7 +86,7 @@ def leave(
     if is_data(output):
         write_data([asdict(left) for left in done], output)
     for failure in failures[:-1]:
-        click.echo(f"✗ {failure.message}", err=True)
+        say(f"✗ {failure.message}", err=True)
     if failures:
         raise failures[-1]
 

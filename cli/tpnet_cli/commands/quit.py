@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tpnet.model import NotThere
-from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, say, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def quit_(where: Where, user: str | None, output: str | None) -> None:
         session = facts["session"] if facts else None
         write_data({"user": me, "session": session, "left": left, "behind": behind, "cut": cut}, output)
     elif facts is None:
-        click.echo(f"{me} has no session on this computer.")
+        say(f"{me} has no session on this computer.")
     else:
         for line in _lines(me, facts, behind, cut, wide=is_wide(output)):
             show(line, console)

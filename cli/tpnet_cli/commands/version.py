@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, say, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ def version(where: Where, client: bool, output: str | None) -> None:
     else:
         width = max(6, *map(len, versions))
         for name, text in versions.items():
-            click.echo(f"{name:<{width}} {text}")
+            say(f"{name:<{width}} {text}")
     if agent is not None and where.is_cluster:
         from tpnet_cli.own import skew
 
         if sentence := skew(agent.version):
-            click.echo(f"! {sentence}", err=True)
+            say(f"! {sentence}", err=True)
 
 
 def _agent(where: Where) -> AgentStatus | None:

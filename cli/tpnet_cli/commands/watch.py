@@ -10,7 +10,7 @@ import click
 
 from tpnet.model import NotThere
 from tpnet_cli import complete
-from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.output import is_data, is_wide, output_option, say, write_data
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _show(sampler: Sampler, sample: Sample, name: str, once: bool, *, wide: bool
         while True:
             view = rendered(watch_view(sample, before, name, console.width, wide=wide), console)
             if view != last:
-                click.echo(f"{time.strftime('%H:%M:%S', time.localtime(sample.at))}\n{view}")
+                say(f"{time.strftime('%H:%M:%S', time.localtime(sample.at))}\n{view}")
             time.sleep(_PERIOD)
             before, last, sample = sample, view, sampler()
 

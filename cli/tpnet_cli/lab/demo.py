@@ -11,12 +11,11 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-import click
-
 from tpnet.model import NotThere
 from tpnet_cli.lab import build, story
 from tpnet_cli.lab.plan import lab_paths
 from tpnet_cli.lab.stage import Stage
+from tpnet_cli.output import say
 from tpnet_cli.terminal import OK, Steps, make_console
 
 if TYPE_CHECKING:
@@ -49,13 +48,13 @@ def play(*, keep: bool = False) -> int:
         finally:
             if not kept:
                 _remove(paths)
-    click.echo()
+    say("")
     for failure in stage.failures:
-        click.echo(f"✗ {failure}")
+        say(f"✗ {failure}")
     held = stage.expected - len(stage.failures)
-    click.echo(f"{held} of {stage.expected} expectations held, in {time.monotonic() - begun:.0f} s.")
+    say(f"{held} of {stage.expected} expectations held, in {time.monotonic() - begun:.0f} s.")
     if kept:
-        click.echo(f"The lab stays. Remove it: tpnet lab down --name {paths.name}")
+        say(f"The lab stays. Remove it: tpnet lab down --name {paths.name}")
     return 1 if stage.failures else 0
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tpnet_cli.output import say
+
 
 class Handler(BaseHTTPRequestHandler):
     """One connection. Keep-alive, so that a client which reuses connections does."""
@@ -34,7 +36,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the base class calls it so
         """One line per request, without the client's address: it is always the session daemon."""
-        print(format % args, flush=True)
+        say(format % args)
 
 
 def serve(developer: str, port: int) -> None:

@@ -59,8 +59,8 @@ def made_view(
     intercept = made.intercept
     place = place or Place(intercept.name)
     others = f"to {place.others}, as before"
-    if intercept.is_global and intercept.path is None:
-        others = "only those that a more specific intercept takes are not sent here"
+    if not intercept.headers and intercept.path is None:
+        others = "only those that a personal intercept takes are not sent here"
     if intercept.on_failure is OnFailure.ERROR:
         others += "; yours are answered with 502 while your handler is not there"
     taken = texts.takes_parts(intercept)

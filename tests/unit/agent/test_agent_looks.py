@@ -9,13 +9,15 @@ from tpnet.agent import supervisor
 from tpnet.agent.supervisor import Agent
 from tpnet.model import TpnetError
 
+KINDS = ("beat", "watch", "mirror", "glance", "vanished", "look", "mend")
+
 
 class Looked:
-    """In the place of targets, orders and sessions at once: counts looks, and fails at one kind of them."""
+    """In the place of signs, workers, targets, orders and sessions at once: counts looks, and fails at one kind of them."""
 
     def __init__(self, agent, failing, error):
         self.agent, self.failing, self.error = agent, failing, error
-        self.seen = dict.fromkeys(("mirror", "glance", "vanished", "look", "mend"), 0)
+        self.seen = dict.fromkeys(KINDS, 0)
 
     def _saw(self, kind):
         self.seen[kind] += 1
@@ -23,6 +25,12 @@ class Looked:
             self.agent.stop()
         if kind == self.failing:
             raise self.error
+
+    def beat(self, who):
+        self._saw("beat")
+
+    def watch(self):
+        self._saw("watch")
 
     def mirror(self):
         self._saw("mirror")
@@ -41,15 +49,16 @@ class Looked:
 
 
 @pytest.mark.parametrize("error", [TpnetError("It is said."), OSError(24, "too many"), ZeroDivisionError()])
-@pytest.mark.parametrize("failing", ["mirror", "glance", "vanished", "look", "mend"])
+@pytest.mark.parametrize("failing", KINDS)
 def test_a_look_that_fails_keeps_no_other_from_its_work(failing, error, monkeypatch, caplog):
     monkeypatch.setattr(supervisor, "MIRROR_EVERY", 0.001)
     monkeypatch.setattr(supervisor, "LOOK_EVERY", 0.001)
+    monkeypatch.setattr(supervisor, "BEAT_EVERY", 0.001)
 
     async def body():
-        agent = Agent(Path("/nowhere"), None, udp_port=0, worker_uid=1, end_seconds=0)
+        agent = Agent(Path("/nowhere"), None, udp_port=0, worker_uid=1, end_seconds=0, bytes_untouched=False)
         looked = Looked(agent, failing, error)
-        agent._orders = agent._targets = agent._sessions = looked
+        agent._signs = agent._workers = agent._orders = agent._targets = agent._sessions = looked
         async with asyncio.timeout(10):
             await agent.run()
         assert min(looked.seen.values()) >= 3

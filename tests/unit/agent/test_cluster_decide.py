@@ -10,9 +10,10 @@ from tpnet.agent.cluster.decide import (
     SESSION_GONE,
     LeaseState,
     Standing,
+    View,
     decide,
 )
-from tpnet.agent.cluster.facts import Workload
+from tpnet.agent.cluster.facts import Service, ServicePort, Workload, endpoints_of, pod_of
 from tpnet.model import HeaderRule, InterceptReport, NodeReport, PathKind, PathRule, TargetKind
 
 A, B = pod("orders-a"), pod("orders-b")
@@ -257,3 +258,88 @@ def test_two_nodes_agree_on_who_wins_what_is_asked_of_the_same_thing(wishes):
     ]
     winners = [{key for key, case in outcome.cases.items() if case.problem is None} for outcome in seen]
     assert winners[0] == winners[1]
+
+
+def test_a_static_pod_is_refused_with_the_reason():
+    outcome = decide(view(wish(), pods=[pod("orders-a", static=True)], ends=ENDS))
+    assert outcome.wanted == {}
+    (spot,) = outcome.cases[KEY].spots
+    assert spot.why.startswith("It is a static pod")
+
+
+words = st.dictionaries(
+    st.sampled_from(["kubernetes.io/config.mirror", "kubernetes.io/config.hash", "uid", "pod-template-hash"]),
+    st.sampled_from(["u-victim", "pod/u-victim", "../u-victim", "0" * 32]),
+)
+people = st.fixed_dictionaries(
+    {"annotations": words, "labels": words},
+    optional={
+        "ownerReferences": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "kind": st.sampled_from(["Node", "Pod", "ReplicaSet", "Deployment"]),
+                    "name": st.sampled_from(["victim", "orders", "n1"]),
+                    "uid": st.just("u-victim"),
+                    "controller": st.booleans(),
+                }
+            ),
+            max_size=2,
+        ),
+        "generateName": st.just("victim-"),
+        "finalizers": st.just(["x/y"]),
+        "deletionTimestamp": st.just("2030-01-01T00:00:00Z"),
+    },
+)
+statuses = st.fixed_dictionaries(
+    {},
+    optional={
+        "podIP": st.just("10.0.0.9"),
+        "podIPs": st.just([{"ip": "10.0.0.9"}]),
+        "phase": st.sampled_from(["Running", "Pending"]),
+        "containerStatuses": st.just(
+            [{"containerID": "containerd://" + "a" * 64, "state": {"running": {}}, "ready": True}]
+        ),
+        "conditions": st.just([{"type": "Ready", "status": "True"}]),
+    },
+)
+references = st.fixed_dictionaries(
+    {
+        "kind": st.just("Pod"),
+        "name": st.sampled_from(["mine", "victim"]),
+        "namespace": st.sampled_from(["mine", "shop"]),
+        "uid": st.sampled_from(["u-mine", "u-victim"]),
+    }
+)
+
+
+@given(people, statuses, st.lists(references, min_size=1, max_size=3), st.sampled_from(["Pod", "Service"]))
+def test_nothing_that_people_write_leads_to_another_pods_processes(written, status, refs, kind):
+    """The namespace's own admin writes pods, their status, and endpoints; the uid is the API server's."""
+    mine = pod_of(
+        {"metadata": {**written, "namespace": "mine", "name": "mine", "uid": "u-mine"}, "status": status}
+    )
+    victim = pod_of(
+        {"metadata": {"namespace": "shop", "name": "victim", "uid": "u-victim"}, "status": status}
+    )
+    slices = endpoints_of(
+        {
+            "metadata": {"namespace": "mine"},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080}],
+            "endpoints": [{"addresses": ["10.0.0.9"], "nodeName": "n1", "targetRef": ref} for ref in refs],
+        }
+    )
+    asked = wish(namespace="mine", target=f"{kind}/mine", port=8080 if kind == "Pod" else None)
+    outcome = decide(
+        View(
+            node="n1",
+            wishes=[asked],
+            pods={("mine", "mine"): mine, ("shop", "victim"): victim},
+            services={("mine", "mine"): Service((ServicePort("http", 80),))},
+            endpoints={("mine", "mine"): slices},
+            limits={"mine": "all"},
+            sessions=live(),
+            agents=frozenset({"n1"}),
+        )
+    )
+    assert set(outcome.wanted) <= {("pod/u-mine", 8080)}

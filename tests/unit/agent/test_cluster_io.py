@@ -149,7 +149,7 @@ def test_a_pod_as_the_api_gives_it():
         False,
     )
     item["metadata"]["annotations"] = {"kubernetes.io/config.mirror": "abc"}
-    assert pod_of(item).target == "pod/abc"
+    assert (pod_of(item).target, pod_of(item).static) == ("pod/u", True)
     assert pod_of({"metadata": {"name": "x"}}).owner == ("", "")
     canary = [{"kind": "ReplicaSet", "name": "orders-canary-5d6", "controller": True}]
     item["metadata"]["ownerReferences"] = canary
@@ -500,6 +500,46 @@ def test_slices_of_a_service_without_endpoints_are_known_to_be_none():
         assert slices.known() == {("shop", "orders"): ()}
         await slices.close()
         assert slices.known() == {}
+
+    asyncio.run(main())
+
+
+def test_a_session_that_hangs_delays_no_others(monkeypatch):
+    monkeypatch.setattr(leases_module, "LOOK_EVERY", 0.01)
+
+    async def main():
+        api, hung = FakeApi(), asyncio.Event()
+        api.put(SESSIONS, session("1"))
+        answers = api.get
+
+        async def get(resource, name, namespace=""):
+            if name == "slow-1":
+                await hung.wait()
+            return await answers(resource, name, namespace)
+
+        api.get = get
+        leases = Leases(api, lambda: None)
+        async with running(leases.run()):
+            leases.want({"slow-1"})
+            await asyncio.sleep(0.03)
+            leases.want({"slow-1", "bob-1"})
+            await until(lambda: leases.standings()["bob-1"].state is LeaseState.LIVE)
+            assert leases.standings()["slow-1"].state is LeaseState.UNKNOWN
+            hung.set()
+
+    asyncio.run(main())
+
+
+def test_a_session_that_is_being_deleted_is_gone_whatever_keeps_it():
+    async def main():
+        api = FakeApi()
+        item = session("1")
+        item["metadata"] |= {"deletionTimestamp": "2030-01-01T00:00:00Z", "finalizers": ["a/b"]}
+        api.put(SESSIONS, item)
+        leases = Leases(api, lambda: None)
+        async with running(leases.run()):
+            leases.want({"bob-1"})
+            await until(lambda: leases.standings()["bob-1"].state is LeaseState.GONE)
 
     asyncio.run(main())
 

@@ -164,7 +164,7 @@ EXPLANATION = Explanation(
             "this one",
         ),
         ExplainStep(
-            "shop-all", "alice", (("takes everything", True),), True, False, "not asked: 1 is more specific"
+            "shop-all", "alice", (("takes everything", True),), True, False, "not asked: 1 is personal"
         ),
     ),
     to="bob",

@@ -65,9 +65,7 @@ def test_a_session_is_of_the_context_and_of_no_namespace(daemon, cluster, home):
 
 def test_intercept_of_everything_says_so(daemon, cluster, capsys):
     assert run(["intercept", "orders", "--http-header=all", "-n", "shop"]) == 0
-    assert (
-        "others  only those that a more specific intercept takes are not sent here" in capsys.readouterr().out
-    )
+    assert "others  only those that a personal intercept takes are not sent here" in capsys.readouterr().out
 
 
 def test_what_tables_cut_is_told_in_full(daemon, cluster, capsys):

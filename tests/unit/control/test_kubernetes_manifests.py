@@ -9,6 +9,7 @@ from tpnet.control.kubernetes import names
 from tpnet.control.kubernetes.install import FILES, KINDS, manifests
 from tpnet.control.kubernetes.resources import SYSTEM_NAMESPACE
 from tpnet.model import InvalidInput
+from tpnet.rules import personal
 from tpnet.tunnel import AGENT_UDP_PORT
 
 FOLDER = resources.files("tpnet.control.kubernetes") / "manifests"
@@ -77,6 +78,12 @@ def test_policies_know_the_agent_by_the_names_used_elsewhere():
     assert f"check('{names.VERB_GLOBAL}')" in text
     assert f"check('{names.VERB_DELETE_ANY}')" in text
     assert f"'{names.LIMIT_LABEL}'" in text
+
+
+def test_policy_and_agents_agree_on_what_is_personal():
+    (policy,) = (one for one in policies() if one["metadata"]["name"] == "tpnet-intercepts")
+    (variable,) = (one for one in policy["spec"]["variables"] if one["name"] == "personal")
+    assert variable["expression"] == personal.cel()
 
 
 def test_each_verb_and_each_capability_has_its_reason():

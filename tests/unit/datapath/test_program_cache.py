@@ -74,8 +74,8 @@ def test_a_link_is_not_followed_nor_another_thing_opened(folder, tmp_path):
     assert look_up(folder, KEY) is None  # and nobody waits for a writer
 
 
-@pytest.mark.parametrize("mode", [0o770, 0o707, 0o755, 0o701])
-def test_a_folder_that_others_may_enter_is_not_used(folder, mode):
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o757, 0o720])
+def test_a_folder_that_others_may_write_to_is_not_used(folder, mode):
     keep(folder, KEY, RESULT)
     folder.chmod(mode)
     assert look_up(folder, KEY) is None

@@ -56,6 +56,108 @@ def assert_502(wire, before=b""):
     assert wire.letters[-1] == "failed"
 
 
+# What is asked again over a fresh connection, where a kept one has ended.
+
+
+def kept(*requests, end="eof", **options):
+    """A conversation whose session has answered once, is asked more over that connection, and then ends or breaks it."""
+    wire = Wire(always).write(GET).say(DEV, answer(b"1"))
+    wire.received[DEV].clear()
+    wire.write(*requests)
+    asked = wire.dev
+    wire.received[DEV].clear()
+    return asked, lose(wire, end, **options)
+
+
+def lose(wire, end="eof", *, delivered=True, again=True):
+    if end == "eof":
+        return wire.do(wire.conversation.upstream_eof(DEV))
+    return wire.do(wire.conversation.upstream_failed(DEV, "lost", delivered=delivered, again=again))
+
+
+@pytest.mark.parametrize("end", ["eof", "broken"])
+@pytest.mark.parametrize("requests", [(GET,), (PUT,), (GET, GET), (PUT, GET)])
+def test_what_a_kept_connection_did_not_answer_is_asked_again_over_a_fresh_one(requests, end):
+    asked, wire = kept(*requests, end=end)
+    assert wire.dev == asked == b"".join(requests)
+    assert wire.app == b""
+    assert (RESET, DEV) in wire.log or end == "broken"
+    wire.do(wire.conversation.upstream_confirmed(DEV))
+    wire.say(DEV, *[answer(b"2") for _ in requests])
+    assert wire.client == answer(b"1") + answer(b"2") * len(requests)
+    assert wire.letters == ["F"] * (1 + len(requests))
+
+
+@pytest.mark.parametrize("end", ["eof", "broken"])
+def test_it_is_asked_once_more_and_not_twice(end):
+    _, wire = kept(GET, end=end)
+    lose(wire, end)
+    assert wire.app == GET
+    wire.say(APP, answer(b"2"))
+    assert wire.client == answer(b"1") + answer(b"2")
+
+
+def test_what_must_not_be_sent_twice_is_not_unless_it_surely_was_not_delivered():
+    for end in ("eof", "broken"):
+        _, wire = kept(POST, end=end)
+        assert wire.dev == wire.app == b""
+        assert_502(wire, answer(b"1"))
+    asked, wire = kept(POST, end="broken", delivered=False)
+    assert wire.dev == asked == POST
+
+
+def test_one_request_that_must_not_be_sent_twice_keeps_those_with_it_from_it():
+    _, wire = kept(GET, POST)
+    assert wire.dev == b""
+    assert wire.app == GET
+    wire.say(APP, answer(b"2"))
+    assert_502(wire, answer(b"1") + answer(b"2"))
+
+
+def test_a_session_to_which_there_is_no_way_is_not_asked_again():
+    _, wire = kept(GET, end="broken", again=False)
+    assert (wire.dev, wire.app) == (b"", GET)
+
+
+def test_a_first_request_is_not_asked_again():
+    for end in ("eof", "broken"):
+        wire = lose(Wire(always).write(GET), end)
+        assert (wire.dev, wire.app) == (GET, GET)
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent"])
+@pytest.mark.parametrize("end", ["eof", "broken"])
+def test_after_any_byte_of_an_answer_nothing_is_asked_again(said, end):
+    wire = Wire(always).write(GET).say(DEV, answer(b"1")).write(GET).say(DEV, said)
+    wire.received[DEV].clear()
+    lose(wire, end)
+    assert wire.dev == wire.app == b""
+
+
+def test_a_client_that_has_half_closed_has_so_towards_the_fresh_connection_too():
+    wire = Wire(always).write(GET).say(DEV, answer(b"1")).write(GET)
+    wire.do(wire.conversation.client_eof())
+    lose(wire)
+    assert wire.log == [(SHUT, DEV), (RESET, DEV), (SHUT, DEV)]
+    wire.say(DEV, answer(b"2"))
+    assert wire.log[-1] == (CLOSE_CLIENT,)
+
+
+def test_a_held_request_is_held_from_the_fresh_connection_too():
+    head = b"PUT /dev HTTP/1.1"
+    whole = request(head, b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n")
+    wire = Wire(always).write(GET).say(DEV, answer(b"1"))
+    wire.received[DEV].clear()
+    wire.write(whole[:-7])
+    lose(wire)
+    assert wire.conversation.holding
+    assert wire.dev == b""
+    wire.write(whole[-7:])
+    assert wire.dev == whole
+    wire.say(DEV, answer(b"2"))
+    assert wire.client == answer(b"1") + answer(b"2")
+
+
 # What may be given to the app.
 
 

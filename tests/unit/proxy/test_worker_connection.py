@@ -1,5 +1,10 @@
+import contextlib
+import fcntl
 import gc
 import os
+import socket
+import sys
+import termios
 import threading
 import time
 
@@ -7,9 +12,12 @@ import pytest
 from worker_home import GET, MINE, POST_MINE, SESSION, WorkerHome, response
 
 from tpnet.kernel.signs import Level
+from tpnet.kernel.tcp import TcpInfo
+from tpnet.proxy import session_upstream
 from tpnet.proxy.channel import AppRefused, Purpose
-from tpnet.proxy.context import UNDECIDED
+from tpnet.proxy.context import UNCONFIRMED, UNDECIDED
 from tpnet.proxy.dialler import Peer
+from tpnet.proxy.loop import IN
 
 BIG = 32 << 20
 PEER = Peer(True, ("", 0), ("", 0))
@@ -134,7 +142,7 @@ def test_an_app_that_is_still_being_dialled_is_let_go_of_as_well(home):
     assert handler_of(home).got() == MINE
     assert home.app.accept() is None, "nobody waits for a socket any more"
     assert home.dialler.pool(PEER).waiting == {}
-    assert set(connection.upstreams) == {(SESSION, home.session.port, "i1")}
+    assert set(connection.upstreams) == {(SESSION, home.session.port, "i1", 10)}
 
 
 class Signs:
@@ -185,6 +193,54 @@ def test_a_request_that_is_pinned_after_one_to_a_session_finds_the_app(home):
     home.spin()
     assert app.got() == b"frame"
     assert handler.got() == b"", "a pipe has two ends"
+
+
+@pytest.mark.parametrize("request_", [MINE, POST_MINE], ids=["GET", "POST"])
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_handler_that_closed_its_kept_connection_before_the_request_is_asked_over_a_fresh_one(
+    home, request_, how
+):
+    client, connection = home.client()
+    for number in range(3):
+        client.send(request_)
+        connection.mover.on_client(IN)  # whatever the order in which the loop tells of both
+        home.spin()
+        handler = handler_of(home)
+        assert handler.got() == request_
+        handler.send(response(b"%d" % number))
+        home.spin()
+        assert client.got() == response(b"%d" % number)
+        handler.reset() if how == "reset" else handler.close()
+    assert home.reasons() == {}
+    assert home.context.book.intercepts["i1"].hits == 3
+
+
+@pytest.mark.parametrize("how", ["closed", "reset"])
+def test_a_handler_that_closes_as_the_request_arrives_is_asked_again_where_that_is_safe(home, how):
+    client, _ = home.client()
+    client.send(MINE)
+    home.spin()
+    handler = handler_of(home)
+    handler.got()
+    handler.send(response(b"1"))
+    home.spin()
+    client.send(MINE)
+    home.spin()
+    handler.got()
+    handler.reset() if how == "reset" else handler.close()
+    home.spin()
+    handler = handler_of(home)
+    assert handler.got() == MINE
+    handler.send(response(b"2"))
+    home.spin()
+    assert client.got() == response(b"1") + response(b"2")
+    client.send(POST_MINE)
+    home.spin()
+    handler.got()
+    handler.reset() if how == "reset" else handler.close()
+    home.spin()
+    assert home.session.accept() is None
+    assert client.got().startswith(b"HTTP/1.1 502 ")
 
 
 def test_nothing_of_the_handler_reaches_the_client_before_the_status_byte(home):
@@ -356,6 +412,147 @@ def test_a_session_that_is_lost_gives_an_idempotent_request_to_the_app_and_fails
     assert home.reasons() == {"session down": 2}
 
 
+def full(home):
+    """A session's end that accepts nobody: its queue is full."""
+    listener = socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=0)
+    fillers = []
+    for _ in range(4):
+        sock = socket.socket(socket.AF_INET6)
+        sock.setblocking(False)
+        sock.connect_ex(listener.getsockname())
+        fillers.append(sock)
+    return listener, fillers
+
+
+@pytest.mark.parametrize("phase", ["connection", "status byte"])
+@pytest.mark.parametrize("what", ["patience", "quiet", "nobody prepares"])
+def test_a_session_that_is_heard_is_waited_for_up_to_the_intercept_s_bound(home, phase, what):
+    fillers = []
+    if phase == "connection":
+        home.session.sock.close()
+        home.session.sock, fillers = full(home)
+        home.session.port = home.session.sock.getsockname()[1]
+        home.set_session()
+    home.rules(connect_timeout=4)
+    client, _ = home.client()
+    client.send(MINE)
+    home.spin()
+    delivered = phase == "status byte"
+    for _ in range(3):
+        home.later(1.1)
+        assert home.reasons() == {}
+    if what == "patience":
+        home.later(1.1)
+    elif what == "quiet":
+        home.state.quiet = True
+        (upstream,) = home.state.upstreams
+        upstream.session_quiet()
+    else:
+        home.context.signs = Signs()
+        home.later(0.6)
+        home.later(0.5)
+    home.spin()
+    reason = "handler not reached in time" if delivered else "session not reached in time"
+    assert home.reasons() == {reason: 1}
+    app = [app for _ in range(2) if (app := home.app.accept()) is not None][-1]
+    assert app.got() == MINE
+    for sock in fillers:
+        sock.close()
+
+
+def test_a_quiet_session_is_waited_for_a_second_at_most(home):
+    home.set_session()
+    home.state.quiet = True
+    client, _ = home.client()
+    client.send(MINE)
+    home.spin()
+    home.later(0.9)
+    assert home.reasons() == {}
+    home.later(0.2)
+    assert home.reasons() == {"handler not reached in time": 1}
+
+
+def kept_session(home):
+    """A client with a kept connection to its session, and that one's far end."""
+    client, _ = home.client()
+    client.send(MINE)
+    home.spin()
+    handler = handler_of(home)
+    handler.got()
+    handler.send(response(b"1"))
+    home.spin()
+    assert client.got() == response(b"1")
+    return client, handler
+
+
+@pytest.fixture
+def tunnel(monkeypatch):
+    """What the kernel says of connections to sessions; ``None``: the truth."""
+    said = []
+    truth = session_upstream.tcp_info
+    monkeypatch.setattr(session_upstream, "tcp_info", lambda sock: said[-1] if said else truth(sock))
+    return said
+
+
+@pytest.mark.parametrize("first", ["quiet", "unconfirmed"])
+def test_what_a_quiet_session_does_not_confirm_in_time_is_the_apps_at_once(home, tunnel, first):
+    client, _ = kept_session(home)
+    client.send(MINE)
+    home.spin()
+    tunnel.append(TcpInfo(1, 1.0))
+    if first == "quiet":
+        home.state.quiet = True
+        home.later(0.6)
+        assert home.reasons() == {}
+        home.later(UNCONFIRMED - 0.5)
+    else:
+        home.later(UNCONFIRMED + 0.01)
+        assert home.reasons() == {}, "a lost packet, perhaps"
+        home.state.quiet = True
+        (upstream,) = home.state.upstreams
+        upstream.session_quiet()
+        home.spin()
+    assert home.reasons() == {"session silent": 1}
+    assert home.app.accept().got() == b""
+    assert home.app.accept().got() == MINE
+    assert home.state.silent
+    other, _ = home.client()
+    other.send(MINE)
+    home.spin()
+    assert home.app.accept().got() == MINE, "nor is the next one sent there"
+    assert home.reasons() == {"session silent": 1, "session down": 1}
+
+
+def test_what_was_perhaps_delivered_and_must_not_be_repeated_is_not(home, tunnel):
+    client, _ = kept_session(home)
+    client.send(POST_MINE)
+    home.spin()
+    tunnel.append(TcpInfo(1, 1.0))
+    home.state.quiet = True
+    home.later(UNCONFIRMED + 0.01)
+    assert client.got().startswith(b"HTTP/1.1 502 ")
+
+
+def test_what_was_confirmed_is_waited_for_however_quiet_the_session_is(home, tunnel):
+    client, handler = kept_session(home)
+    client.send(MINE)
+    home.spin()
+    home.state.quiet = True
+    home.later(UNCONFIRMED * 3)  # loopback confirms at once
+    assert home.reasons() == {}
+    tunnel.append(TcpInfo(1, 0.1))  # and here confirmations still come
+    client.send(MINE)
+    home.spin()
+    for times in range(1, 5):
+        home.later(times)
+    assert home.reasons() == {}
+    handler.got()
+    handler.send(response(b"2") + response(b"3"))
+    home.spin()
+    assert client.got() == response(b"2") + response(b"3")
+    assert len(home.context.unconfirmed) == 0
+
+
 def test_an_app_that_speaks_first_is_a_pipe_with_each_end_passed_on_as_it_is(home):
     client, connection = home.client()
     app = home.app.accept()
@@ -421,6 +618,55 @@ def test_a_reader_that_does_not_read_holds_the_writer_up_and_nothing_is_lost(hom
         home.spin(0.001)
     sender.join(5)
     assert got == body
+
+
+def held(connection, side):
+    """Bytes of an upload in the kernel and the worker: received, in user space, and on their way to a side."""
+    stream = connection.upstreams[side].stream
+    queued = [
+        int.from_bytes(fcntl.ioctl(sock, request, bytes(4)), sys.byteorder)
+        for sock, request in ((connection.client.sock, termios.FIONREAD), (stream.sock, termios.TIOCOUTQ))
+    ]
+    return sum(queued) + stream.backlog + connection.client.backlog
+
+
+def test_what_a_client_sends_to_a_developer_who_does_not_read_does_not_pile_up(home):
+    home.session.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # of those it accepts
+    client, connection = home.client()
+    client.send(b"PUT / HTTP/1.1\r\nX-Me: me\r\nContent-Length: %d\r\n\r\n" % BIG)
+    home.spin()
+    handler_of(home)
+    client.sock.settimeout(0.2)
+
+    def send():
+        with contextlib.suppress(OSError):
+            client.sock.sendall(bytes(BIG))
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    home.spin(0.3)
+    (side,) = connection.upstreams
+    assert 16 * 1024 < held(connection, side) <= 256 * 1024
+    sender.join(5)
+
+
+BUF_LOCK = 72  # SO_BUF_LOCK, include/uapi/asm-generic/socket.h
+
+
+def test_only_what_goes_to_a_developer_is_held_to_little(home):
+    client, connection = home.client()
+    as_usual = connection.client.sock.getsockopt(socket.SOL_SOCKET, BUF_LOCK)
+    client.send(MINE)
+    home.spin()
+    assert connection.client.sock.getsockopt(socket.SOL_SOCKET, BUF_LOCK) != as_usual
+    handler = handler_of(home)
+    handler.got()
+    handler.send(response(b"1"))
+    home.spin()
+    client.send(GET)
+    home.spin()
+    assert connection.client.sock.getsockopt(socket.SOL_SOCKET, BUF_LOCK) == as_usual
+    client.send(MINE)
 
 
 def test_a_connection_leaves_nothing_for_the_collector(home):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tpnet.agent.status import Ledger
 from tpnet.model import HeaderRule, Intercept, OnFailure, PathKind, PathRule, TpnetError, codec
 from tpnet.proxy import channel, privileges
 from tpnet.proxy.context import MOST, Context
@@ -262,15 +263,44 @@ def test_pipes_are_bounded_and_used_again():
 
 def test_counters_are_given_only_when_they_changed():
     book = Book()
-    assert book.changed() is not None
-    assert book.changed() is None
+    assert len(book.changed({})) == 1
+    assert book.changed({}) == []
     book.targets[1] = count = TargetCount()
     count.unmatched += 2
     count.verdicts["P"] += 1
     book.intercepts["i"].hit()
-    counters = book.changed()
+    (counters,) = book.changed({})
     assert counters.targets["1"]["verdicts"] == {"P": 1, "F:app": 2}
     assert counters.intercepts["i"]["hits"] == 1
+
+
+def test_many_counters_go_without_a_file_in_memory(monkeypatch):
+    monkeypatch.delattr(os, "memfd_create")  # a worker may not
+    book = Book()
+    for number in range(500):
+        book.targets[number] = TargetCount()
+        count = book.intercepts[f"an-intercept-of-a-long-name-{number:0100d}#{number}"]
+        for reason in range(20):
+            count.reasons[f"one of the reasons that there are {reason}"] = 1 << 40
+    ours, theirs = channel.pair()
+    ledger = Ledger()
+    parts = book.changed({f"s{number}": number for number in range(90)})
+    with ours, theirs:
+        for counters in parts:
+            assert ledger.target(499) == {}
+            channel.send(ours, counters)
+            message, fds = channel.receive(theirs)
+            assert fds == []
+            ledger.take(message)
+    assert len(parts) == 13
+    assert ledger.target(499)["open"] == 0
+    assert ledger.open_to("s89") == 89
+    assert all(len(table) == 500 for table in ledger._now)
+    book.targets.clear()
+    for counters in book.changed({}):
+        ledger.take(counters)
+    assert ledger.target(499) == {}
+    assert ledger.open_to("s89") == 0
 
 
 def test_a_process_without_rights_cannot_become_somebody_else():
@@ -283,9 +313,13 @@ def test_a_process_without_rights_cannot_become_somebody_else():
 
 
 def test_an_error_of_the_drop_says_what_to_try(monkeypatch):
-    monkeypatch.setattr(privileges, "prctl", lambda *_: -1)
+    def refused():
+        raise PermissionError(1, "Operation not permitted")
+
     monkeypatch.setattr(privileges.os, "geteuid", lambda: 1)
-    monkeypatch.setattr(privileges, "_clear_capabilities", lambda: None)
+    for name in ("bound_to", "keep"):
+        monkeypatch.setattr(privileges.capabilities, name, lambda: None)
+    monkeypatch.setattr(privileges.capabilities, "no_new_privileges", refused)
     with pytest.raises(TpnetError, match="cannot give up its privileges") as caught:
         privileges.drop(1)
     assert "root" in caught.value.hint

@@ -48,7 +48,7 @@ def head():
 def intercept():
     """intercept(headers, path, name=..., ...); each is younger than the one before."""
 
-    def make(headers=(), path=None, name="", user="bob", serial=0, created=0.0):
+    def make(headers=(), path=None, name="", user="bob", serial=0, created=0.0, shared=False):
         serial = serial or next(_serials)
         return Intercept(
             name=name or f"i{serial}",
@@ -61,6 +61,7 @@ def intercept():
             path=path,
             serial=serial,
             created=created,
+            shared=shared,
         )
 
     return make

@@ -83,12 +83,13 @@ def cost(rules, request):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_thousand_intercepts_decide_at_the_cost_of_few(family, intercept, head):
+@pytest.mark.parametrize("users", [1, 1000])
+def test_a_thousand_intercepts_decide_at_the_cost_of_few(family, users, intercept, head):
     ask, (path, *lines) = FAMILIES[family]
     costs = {}
     for size in (1, 20, 1000):
         numbers = [7, *[n for n in range(size) if n != 7]][:size]
-        rules = RuleSet([intercept(*ask(n), name=str(n)) for n in numbers])
+        rules = RuleSet([intercept(*ask(n), name=str(n), user=f"u{n % users}") for n in numbers])
         hit, miss = head(path, *lines), head("*", "coder: nobody", "a-env: prod")
         assert rules.decide(hit).name == "7"
         assert rules.decide(miss) is None

@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from tpnet.model import HeaderRule, InvalidInput, PathKind, PathRule
-from tpnet.rules import RuleSet
+from tpnet.rules import RuleSet, find_conflict, older_takes
 from tpnet.rules.precedence import precedence, specificity
 
 ANY = ()
@@ -133,7 +133,8 @@ def in_order(intercept):
 
 def test_precedence_is_header_rules_then_path_then_age(intercept):
     ordered = in_order(intercept)
-    assert RuleSet(ordered[::-1]).intercepts == tuple(ordered)
+    reverse = ordered[::-1]
+    assert sorted(reverse, key=precedence) == ordered
     for earlier, later in pairwise(ordered):
         assert precedence(earlier) < precedence(later)
         assert specificity(earlier) <= specificity(later)
@@ -144,9 +145,13 @@ def test_the_best_of_those_that_match_takes_the_request(intercept, head):
     request = head("/a", "Coder: Bob", "b: 2", "c: 3")
     while True:
         rules = RuleSet(ordered)
-        matching = [step.intercept for step in rules.explain(request) if step.matches]
         chosen = rules.decide(request)
-        assert (chosen and [chosen.name]) == (matching[:1] or None)
+        assert [step.intercept for step in rules.explain(request) if step.chosen] == (
+            [chosen.name] if chosen else []
+        )
+        names = {step.intercept for step in rules.explain(request) if step.matches}
+        matching = [one for one in ordered if one.name in names]
+        assert matching[:1] == ([chosen] if chosen else [])
         if chosen is None:
             break
         ordered.remove(chosen)
@@ -220,3 +225,47 @@ def test_a_path_that_could_not_better_the_answer_is_not_looked_at(intercept, hea
     request = Watched()
     assert rules.decide(request) is rules.intercepts[0]
     assert request.looked == 1
+
+
+def test_between_users_the_older_wins_and_a_shared_one_yields_to_what_is_narrower(intercept, head):
+    narrow = (*BOB, HeaderRule("b", "2"))
+    both, team = head("/a", "Coder: Bob", "b: 2"), head("/a", "Coder: Bob")
+    for shared in (False, True):
+        older = intercept(BOB, user="ann", shared=shared)
+        younger = intercept(narrow, user="bob")
+        wider = intercept(ANY, user="bob")
+        rules = RuleSet([younger, wider, older])
+        assert rules.decide(both) is (younger if shared else older)
+        assert rules.decide(team) is older
+        assert rules.decide(head("/a")) is wider
+
+
+@pytest.mark.parametrize(
+    ("older", "new", "refused"),
+    [
+        (("ann", BOB, None, False), ("bob", BOB, None, False), True),
+        (("ann", BOB, None, True), ("bob", BOB, None, False), True),
+        (("ann", BOB, None, False), ("ann", BOB, None, False), True),
+        (("ann", BOB, None, False), ("bob", (*BOB, HeaderRule("b", "2")), None, False), True),
+        (("ann", BOB, None, False), ("bob", BOB, prefix("/a"), False), True),
+        (
+            ("ann", (HeaderRule("coder", "B.+", True), HeaderRule("x", "1")), None, False),
+            ("bob", (*BOB, HeaderRule("X", "1")), None, False),
+            True,
+        ),
+        (("ann", BOB, None, True), ("bob", BOB, prefix("/a"), False), False),
+        (("ann", BOB, None, False), ("ann", BOB, prefix("/a"), False), False),
+        (("ann", BOB, prefix("/a"), False), ("bob", BOB, None, False), False),
+        (("ann", ANY, None, False), ("bob", BOB, None, False), False),
+        (("ann", ANY, None, False), ("bob", ANY, prefix("/a"), False), True),
+        (("ann", ANY, None, False), ("bob", (HeaderRule("Host", ".+", True),), None, False), True),
+    ],
+)
+def test_who_could_never_get_a_request_is_refused_and_told_who_takes_it(older, new, refused, intercept):
+    first, second = (
+        intercept(headers, path, user=user, shared=shared) for user, headers, path, shared in (older, new)
+    )
+    assert find_conflict(second, [first]) is (first if refused else None)
+    assert f"{first.user}'s intercept {first.name}, which is older" in older_takes(
+        first.user, first.name, first
+    )

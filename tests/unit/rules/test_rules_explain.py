@@ -19,7 +19,7 @@ def test_a_dry_run_names_the_one_that_takes_it_and_why_not_the_others(intercept,
     intercepts = [
         intercept(name="orders-all", user="alice"),
         intercept(BOB, API, name="orders-bob"),
-        intercept((HeaderRule("Coder", "A.+", regex=True),), name="orders-al", user="al"),
+        intercept((HeaderRule("Coder", "Al"),), name="orders-al", user="al"),
     ]
     assert steps(intercepts, head("/api/pay", "Coder: Bob")) == [
         (
@@ -30,23 +30,44 @@ def test_a_dry_run_names_the_one_that_takes_it_and_why_not_the_others(intercept,
             True,
             "this one",
         ),
-        ("orders-al", "al", (("header Coder matches A.+", False),), False, False, "Coder is Bob"),
+        ("orders-al", "al", (("header Coder = Al", False),), False, False, "Coder is Bob"),
         (
             "orders-all",
             "alice",
             (("takes everything", True),),
             True,
             False,
-            "not asked: 1 is more specific",
+            "not asked: 1 is personal",
         ),
     ]
 
 
-def test_a_dry_run_says_which_of_two_alike_is_older(intercept, head):
-    headers = (HeaderRule("a", "1"),)
-    intercepts = [intercept(headers), intercept((HeaderRule("b", "1"),)), intercept(BOB)]
-    notes = [step[-1] for step in steps(intercepts, head("/", "b: 1", "Coder: Bob"))]
-    assert notes == ["there is no header a", "this one", "not asked: 2 is older"]
+ONE, TWO_OF = (HeaderRule("a", "1"),), (HeaderRule("a", "1"), HeaderRule("b", "1"))
+
+
+@pytest.mark.parametrize(
+    ("others", "notes"),
+    [
+        ([("ann", ONE, {}), ("bob", TWO_OF, {})], ["this one", "not asked: 1 is older"]),
+        ([("ann", ONE, {}), ("ann", TWO_OF, {})], ["this one", "not asked: 1 is more specific"]),
+        ([("ann", ONE, {}), ("ann", (HeaderRule("b", "1"),), {})], ["this one", "not asked: 1 is older"]),
+        (
+            [("ann", ONE, {"shared": True}), ("bob", TWO_OF, {})],
+            ["this one", "not asked: 1 takes less, and i0 is shared"],
+        ),
+        ([("ann", ONE, {"shared": True}), ("bob", ONE, {})], ["this one", "not asked: 1 is older"]),
+        (
+            [("ann", ONE, {}), ("bob", (HeaderRule("b", "1"),), {}), ("ann", TWO_OF, {})],
+            ["this one", "not asked: 1 is more specific", "not asked: 1 is ann's, whose i0 is older"],
+        ),
+        ([("ann", (), {}), ("bob", (), {})], ["this one", "not asked: 1 is older"]),
+    ],
+)
+def test_a_dry_run_says_why_another_comes_first(others, notes, intercept, head):
+    made = [
+        intercept(headers, user=user, name=f"i{n}", **more) for n, (user, headers, more) in enumerate(others)
+    ]
+    assert [step[-1] for step in steps(made, head("/", "a: 1", "b: 1"))] == notes
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tpnet.model import HeaderRule, InvalidInput, PathKind, PathRule
 from tpnet.rules import RuleSet, check_rules, describe, find_conflict, parse_rules
 from tpnet.rules import regex as rules_regex
+from tpnet.rules.implies import implies, is_narrower
 from tpnet.rules.precedence import precedence
 from tpnet.rules.regex import RegexSet, never_begins_with, regex_fault
 
@@ -118,8 +119,14 @@ def naive_match(intercept, head):
     return re.fullmatch(text, head.path) is not None
 
 
+def naive_personal(intercept):
+    return any(not rule.regex and rule.name.lower() not in {"host", "via"} for rule in intercept.headers)
+
+
 def naive_before(one, other):
-    """Whether the one is asked before the other, clause by clause."""
+    """Whether the one of two of one user's comes before the other, clause by clause."""
+    if naive_personal(one) is not naive_personal(other):
+        return naive_personal(one)
     rules = [len({(r.name.lower(), r.value, r.regex) for r in i.headers}) for i in (one, other)]
     if rules[0] != rules[1]:
         return rules[0] > rules[1]
@@ -134,49 +141,132 @@ def naive_before(one, other):
     return one.serial < other.serial
 
 
+def naive_older(one, other):
+    if naive_personal(one) is not naive_personal(other):
+        return naive_personal(one)
+    return one.serial < other.serial
+
+
+def least(intercepts, before):
+    best = None
+    for each in intercepts:
+        if best is None or before(each, best):
+            best = each
+    return best
+
+
+def naive_taker(intercepts, head):
+    """As the reference says it."""
+    matching = [each for each in intercepts if naive_match(each, head)]
+    anchor = least(matching, naive_older)
+    while anchor is not None and anchor.shared:
+        narrow = [one for one in matching if is_narrower(one, anchor)]
+        if not narrow:
+            break
+        anchor = least(narrow, naive_older)
+    return anchor and least([one for one in matching if one.user == anchor.user], naive_before)
+
+
+def request_of(head, path, pairs):
+    request = head(path)
+    request.lines = [(name.encode(), value) for name, value in pairs]
+    return request
+
+
+owned = st.tuples(rule_pairs, st.sampled_from(["ann", "bob", "cy"]), st.booleans())
+
+
+def make(intercept, asked):
+    return [intercept(*pair, user=user, shared=shared) for pair, user, shared in asked]
+
+
 @given(
-    st.lists(rule_pairs, max_size=12) | few_names,
+    st.lists(owned, max_size=12) | st.lists(rule_pairs.map(lambda pair: (pair, "bob", False)), max_size=12),
     st.lists(st.tuples(paths, lines), min_size=1, max_size=4),
     st.randoms(),
 )
 @unhurried
 def test_the_index_decides_as_a_naive_scan_would(intercept, head, asked, requests, random):
-    intercepts = [intercept(*pair) for pair in asked]
+    intercepts = make(intercept, asked)
     random.shuffle(intercepts)
     rules = RuleSet(intercepts)
     for path, pairs in requests:
-        request = head(path)
-        request.lines = [(name.encode(), value) for name, value in pairs]
-        best = None
+        request = request_of(head, path, pairs)
+        taker = naive_taker(intercepts, request)
+        assert rules.decide(request) is taker
+        steps = {step.intercept: step for step in rules.explain(request)}
+        assert steps.keys() == {each.name for each in intercepts}
         for each in intercepts:
-            if naive_match(each, request) and (best is None or naive_before(each, best)):
-                best = each
-        assert rules.decide(request) is best
-        steps = rules.explain(request)
-        assert [step.intercept for step in steps] == [each.name for each in rules.intercepts]
-        assert [step.matches for step in steps] == [naive_match(each, request) for each in rules.intercepts]
-        assert [step.intercept for step in steps if step.chosen] == ([best.name] if best else [])
+            assert steps[each.name].matches is naive_match(each, request)
+            assert steps[each.name].chosen is (each is taker)
+        if taker is not None:
+            assert next(iter(steps)) == taker.name
 
 
-@given(st.lists(rule_pairs, min_size=2, max_size=8), st.randoms())
+@given(
+    st.lists(rule_pairs, min_size=1, max_size=5),
+    st.lists(st.tuples(rule_pairs, st.sampled_from(["bob", "cy"]), st.booleans()), max_size=8),
+    st.lists(st.tuples(paths, lines), min_size=1, max_size=6),
+)
 @unhurried
-def test_precedence_is_a_total_order(intercept, asked, random):
-    intercepts = [intercept(*pair) for pair in asked]
+def test_what_others_make_later_changes_nothing_of_where_ones_personal_requests_go(
+    intercept, head, mine, theirs, requests
+):
+    own = [intercept(*pair, user="ann") for pair in mine]
+    others = make(intercept, theirs)
+    alone, together = RuleSet(own), RuleSet([*own, *others])
+    for path, pairs in requests:
+        request = request_of(head, path, pairs)
+        taker = alone.decide(request)
+        if taker is not None and naive_personal(taker):
+            assert together.decide(request) is taker
+
+
+@given(st.lists(owned, min_size=1, max_size=8), st.lists(st.tuples(paths, lines), min_size=1, max_size=6))
+@unhurried
+def test_who_is_refused_would_have_got_nothing_but_their_own_older_ones_requests(
+    intercept, head, asked, requests
+):
+    *older, new = make(intercept, asked)
+    if find_conflict(new, older) is not None:
+        before, after = RuleSet(older), RuleSet([*older, new])
+        for path, pairs in requests:
+            request = request_of(head, path, pairs)
+            if after.decide(request) is new:
+                assert before.decide(request).user == new.user
+
+
+@given(rule_pairs, rule_pairs, st.lists(st.tuples(paths, lines), min_size=1, max_size=6))
+@unhurried
+def test_what_is_implied_matches_wherever_the_implying_does(intercept, head, one, other, requests):
+    narrow, wide = intercept(*one), intercept(*other)
+    assert implies(narrow, narrow)
+    if implies(narrow, wide):
+        for path, pairs in requests:
+            request = request_of(head, path, pairs)
+            assert naive_match(wide, request) or not naive_match(narrow, request)
+
+
+@given(st.lists(owned, min_size=2, max_size=8), st.randoms())
+@unhurried
+def test_both_orders_are_total(intercept, asked, random):
+    intercepts = make(intercept, asked)
     ordered = RuleSet(intercepts).intercepts
     random.shuffle(intercepts)
     assert RuleSet(intercepts).intercepts == ordered
     for place, one in enumerate(ordered):
         for other in ordered[place + 1 :]:
-            assert precedence(one) < precedence(other)
-            assert naive_before(one, other)
-            assert not naive_before(other, one)
+            assert naive_older(one, other)
+            assert (precedence(one) < precedence(other)) is naive_before(one, other)
 
 
 @given(rule_pairs, rule_pairs)
 @unhurried
 def test_a_conflict_is_mutual_and_everything_conflicts_with_itself(intercept, one, other):
     first, second = intercept(*one), intercept(*other)
-    assert (find_conflict(first, [second]) is None) == (find_conflict(second, [first]) is None)
+    assert (find_conflict(first, [second]) is None) == (
+        find_conflict(second, [first]) is None
+    )  # both are bob's
     assert find_conflict(intercept(one[0][::-1], one[1]), [first]) is first
 
 

@@ -1,8 +1,6 @@
-import stat
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -46,16 +44,16 @@ def test_a_folder_that_others_may_change_is_refused(tmp_path):
     with pytest.raises(Refused, match="is not this account's alone"):
         paths.make_folder()
     (tmp_path / "run").chmod(0o755)
-    (tmp_path / "link").symlink_to(tmp_path / "run")
+    (tmp_path / "run" / "sessions").rmdir()
+    (tmp_path / "run" / "sessions").symlink_to(tmp_path)
     with pytest.raises(Refused, match="is not this account's alone"):
-        Paths.of(tmp_path / "link", "bob").make_folder()
+        paths.make_folder()
 
 
 def test_a_folder_of_another_s_is_refused(tmp_path, monkeypatch):
     paths = Paths.of(tmp_path / "run", "bob")
     paths.make_folder()
-    theirs = SimpleNamespace(st_uid=12345, st_mode=stat.S_IFDIR | 0o700)
-    monkeypatch.setattr(type(tmp_path), "lstat", lambda _: theirs)
+    monkeypatch.setattr("os.geteuid", lambda: 12345)
     with pytest.raises(Refused, match="is not this account's alone"):
         paths.make_folder()
 
@@ -75,7 +73,7 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch):
     def refused(*args, **more):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.mkdir", refused)
+    monkeypatch.setattr("os.mkdir", refused)
     with pytest.raises(Refused, match="by this account"):
         Paths.of(tmp_path, "bob").make_folder()
 

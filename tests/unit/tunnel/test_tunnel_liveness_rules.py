@@ -4,7 +4,7 @@ from ipaddress import IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpnet.tunnel.liveness import DEAD_AFTER, INTERVAL, Liveness, Pulse
+from tpnet.tunnel.liveness import DEAD_AFTER, INTERVAL, QUIET_AFTER, Liveness, Pulse
 
 BOB, EVE = IPv6Address("fd00::b"), IPv6Address("fd00::e")
 
@@ -33,6 +33,36 @@ def test_up_at_the_first_heartbeat_down_after_two_seconds_without():
     assert state.check(10.5 + DEAD_AFTER + 1) == [], "told once"
     assert not state.get(BOB).up
     assert state.datagram(pulse.ask(20), BOB, 20)[1] is True
+
+
+def test_after_a_pause_of_the_watcher_nobody_is_gone_before_he_was_listened_to():
+    state, pulse = watched(), Pulse()
+    state.datagram(pulse.ask(10), BOB, 10)
+    for tenths in range(1, 6):
+        assert state.check(10 + tenths / 10) == []
+    assert state.check(20) == [], "what has come meanwhile is not read yet"
+    assert state.get(BOB).up
+    state.datagram(pulse.ask(20.05), BOB, 20.05)
+    assert state.check(20.1) == []
+    assert state.check(30) == []
+    assert state.check(30.1) == [BOB], "nothing had come"
+
+
+def test_quiet_once_a_heartbeat_is_missing_and_until_one_is_heard_or_it_is_down():
+    state, pulse = watched(), Pulse()
+    assert state.quiet(100) == [], "one that was never heard is no more than down"
+    state.datagram(pulse.ask(10), BOB, 10)
+    assert state.quiet(10 + QUIET_AFTER - 0.01) == []
+    assert state.quiet(10.01 + QUIET_AFTER) == [BOB]
+    assert state.get(BOB).quiet
+    assert state.quiet(10 + QUIET_AFTER + 0.1) == [], "told once"
+    state.datagram(pulse.ask(11), BOB, 11)
+    assert state.quiet(11) == [BOB]
+    assert not state.get(BOB).quiet
+    state.quiet(12)
+    state.check(11 + DEAD_AFTER)
+    assert state.quiet(11 + DEAD_AFTER) == [BOB]
+    assert not state.get(BOB).quiet, "down says it all"
 
 
 def test_a_few_lost_heartbeats_do_no_harm():

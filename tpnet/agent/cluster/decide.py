@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tpnet.control.kubernetes.names import is_system
 from tpnet.model import Intercept, TargetKind, TpnetError
-from tpnet.rules import check_rules, older_takes
+from tpnet.rules import check_rules, is_personal, older_takes, takes_all
 from tpnet.rules.precedence import header_key
 
 if TYPE_CHECKING:
@@ -126,19 +126,18 @@ def decide(view: View) -> Outcome:
     """What is to be done on this node."""
     cases: dict[Key, Case] = {}
     wanted: dict[TargetKey, tuple[Intercept, ...]] = {}
-    takers: dict[object, list[Case]] = {}
+    older = Takers()
     for wish in sorted((one for one in view.wishes if not one.leaving), key=lambda one: one.age_order):
         standing = view.sessions.get(wish.spec.session, UNKNOWN)
         case = replace(_located(view, wish), session=standing.state, lease=standing.lease)
         if wish.namespace not in view.limits:
             case = replace(case, known=False, why=case.why or "Its namespace has not been looked at yet.")
-        rivals = takers.setdefault((wish.namespace, header_key(wish.spec.headers), wish.spec.path), [])
-        problem = _refusal(view, wish, standing) or _conflict(view, case, rivals)
+        problem = _refusal(view, wish, standing) or _conflict(view, case, older)
         if problem is not None:
             cases[wish.key] = _with(case, problem)
             continue
         cases[wish.key] = case
-        rivals.append(case)
+        older.add(case)
         for spot in case.spots:
             if spot.why or not case.known:
                 continue
@@ -168,6 +167,7 @@ def intercept_at(wish: Wish, spot: Spot) -> Intercept:
         handler=spec.handler,
         tunnel_port=spec.tunnel_port or 0,
         on_failure=spec.on_failure,
+        shared=spec.shared,
         created=wish.created,
         serial=int(wish.created),
         connect_timeout=spec.connect_timeout_seconds,
@@ -191,8 +191,8 @@ def _refusal(view: View, wish: Wish, standing: Standing) -> Problem | None:
         return Problem(REFUSED, f"Nothing can be intercepted in {namespace}: it is a system namespace.")
     if limit == "none" or limit not in {"personal", "all"}:
         return Problem(REFUSED, f"Nothing may be intercepted in {namespace}: {label}.")
-    if limit == "personal" and not spec.headers:
-        return Problem(REFUSED, f"Global intercepts are not allowed in {namespace}: {label}.")
+    if limit == "personal" and not is_personal(spec.headers):
+        return Problem(REFUSED, f"Only personal intercepts are allowed in {namespace}: {label}.")
     try:
         check_rules(spec.headers, spec.path)
     except TpnetError as error:
@@ -231,14 +231,33 @@ def _is_copied(lease: Lease, sessions: Mapping[str, Standing]) -> bool:
     )
 
 
-def _conflict(view: View, case: Case, rivals: list[Case]) -> Problem | None:
-    """An older one of the same rules, on the same port of the same thing, or of a pod of this node."""
+class Takers:
+    """Intercepts that stand, oldest first; quick to say which of them may take all that a younger one asks for."""
+
+    def __init__(self) -> None:
+        self._cases: dict[tuple[str, object], list[Case]] = {}
+
+    def add(self, case: Case) -> None:
+        """The next one."""
+        key = header_key(case.wish.spec.headers)
+        # One that takes more than another has none of its exact rules beyond that one's. Regexes are compared in full.
+        first = key[0] if key and not key[0][0] else None
+        self._cases.setdefault((case.wish.namespace, first), []).append(case)
+
+    def of(self, case: Case) -> Iterable[Case]:
+        """Those that may; those that surely do not are left out."""
+        for first in (None, *header_key(case.wish.spec.headers)):
+            yield from self._cases.get((case.wish.namespace, first), ())
+
+
+def _conflict(view: View, case: Case, older_ones: Takers) -> Problem | None:
+    """An older one that takes all of its requests, on the same port of the same thing, or of a pod of this node."""
     wish = case.wish
     keys = {spot.key for spot in case.spots}
-    for older in rivals:
+    for older in older_ones.of(case):
         spec = older.wish.spec
         same = spec.target == wish.spec.target and spec.port == wish.spec.port
-        if same or any(spot.key in keys for spot in older.spots):
+        if (same or any(spot.key in keys for spot in older.spots)) and takes_all(spec, wish.spec):
             return Problem(CONFLICT, older_takes(spec.user, older.wish.full_name, spec))
     for part in wish.report.nodes:
         if part.node != view.node and part.node in view.agents and part.reason == CONFLICT:
@@ -348,6 +367,8 @@ def _why_not(pod: Pod) -> str:
         return (
             "It shares the node's own network (hostNetwork), where a redirect would hit the node's services."
         )
+    if pod.static:
+        return "It is a static pod: which processes are its own cannot be proved, since anybody can write what says so."
     if pod.ended or (pod.leaving and not pod.running):
         return "It has ended."
     if not pod.ips and not pod.running:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tpnet.control.kubernetes.convert import from_api
-from tpnet.model import InterceptReport, InterceptSpec, SessionSpec, TpnetError
+from tpnet.model import InterceptReport, InterceptSpec, InvalidInput, SessionSpec, TpnetError, is_object_name
 from tpnet.rules import Probe
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name."""
 
-_CONFIG_HASH = "kubernetes.io/config.mirror"  # of a static pod: what its cgroup is named after
+_MIRROR = "kubernetes.io/config.mirror"
 _TEMPLATE_HASH = "pod-template-hash"
 
 
@@ -57,7 +57,10 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod of this node. ``target`` is what ``resolve_targets`` takes; ``owner`` the kind and name of what made it.
+    """A pod of this node. ``owner``: the kind and name of what made it. ``static``: it says that it stands for a file.
+
+    ``target`` is what ``resolve_targets`` takes: the uid, which the API server gives and nobody can write. Labels,
+    annotations, owner and status are what people wrote: they must never lead to processes.
 
     ``ports`` are the TCP ports that its containers declare, with their names; those of native sidecars too. ``probes``:
     what its kubelet asks by HTTP, with the port.
@@ -72,6 +75,7 @@ class Pod:
     owner: tuple[str, str]
     probes: tuple[tuple[int, Probe], ...] = ()
     host_network: bool = False
+    static: bool = False
     running: bool = False
     ready: bool = False
     ended: bool = False
@@ -128,9 +132,17 @@ class Lease:
 
 
 def wish_of(item: Object) -> Wish:
-    """An Intercept. Raises ``InvalidInput`` when its spec is of another version's making."""
+    """An Intercept.
+
+    Raises ``InvalidInput`` when its spec is of another version's making, or names what cannot be: what its creator
+    wrote becomes part of requests with the agent's own rights.
+    """
     meta = item["metadata"]
     status = item.get("status") or {}
+    spec = from_api(InterceptSpec, item.get("spec"))
+    for what, name in (("target.name", spec.target.name), ("session", spec.session)):
+        if name and not is_object_name(name):
+            raise InvalidInput(f"InterceptSpec.{what} is {name[:64]!r}, and nothing can be called that.")
     try:
         report = from_api(InterceptReport, status)
     except TpnetError:
@@ -141,7 +153,7 @@ def wish_of(item: Object) -> Wish:
         uid=meta.get("uid", ""),
         generation=int(meta.get("generation", 0)),
         created=seconds_of(meta.get("creationTimestamp")),
-        spec=from_api(InterceptSpec, item.get("spec")),
+        spec=spec,
         report=report,
         leaving="deletionTimestamp" in meta,
     )
@@ -168,12 +180,13 @@ def pod_of(item: Object) -> Pod:
         namespace=meta.get("namespace", ""),
         name=meta["name"],
         uid=uid,
-        target="pod/" + ((meta.get("annotations") or {}).get(_CONFIG_HASH) or uid),
+        target=f"pod/{uid}",
         ips=ips,
         ports=ports,
         owner=_owner_of(meta),
         probes=tuple(probe for container in containers for probe in _probes_of(container, ips)),
         host_network=bool(spec.get("hostNetwork")),
+        static=_MIRROR in (meta.get("annotations") or {}),
         running=any("running" in (one.get("state") or {}) for one in states),
         ready=conditions.get("Ready") == "True",
         ended=status.get("phase") in {"Succeeded", "Failed"},

@@ -38,6 +38,8 @@ CHECK_EVERY = (45.0, 75.0)
 """Seconds until a session whose tunnel lives is asked for again by the agents that answer for it, spread."""
 AGAIN = 15.0
 """Seconds until a session that has ended is asked for again: its computer may have slept."""
+_ASK_SECONDS = 10.0
+"""Seconds that one question may take. None waits for another's."""
 
 
 @dataclass(slots=True)
@@ -108,23 +110,26 @@ class Leases:
 
     async def run(self) -> None:
         """Ask until cancelled."""
-        while True:
-            now = self._clock()
-            due = [
-                name
-                for name, entry in self._entries.items()
-                if entry.due <= now
-                and (
-                    entry.ours
-                    or entry.doubted
-                    or not (entry.alive and entry.standing.state is LeaseState.LIVE)
-                )
-            ]
-            await asyncio.gather(*(self._ask(name) for name in due))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY):
-                    await self._wake.wait()
-            self._wake.clear()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                now = self._clock()
+                due = [
+                    name
+                    for name, entry in self._entries.items()
+                    if entry.due <= now
+                    and (
+                        entry.ours
+                        or entry.doubted
+                        or not (entry.alive and entry.standing.state is LeaseState.LIVE)
+                    )
+                ]
+                for name in due:
+                    self._entries[name].due = now + _ASK_SECONDS  # until it is answered
+                    group.create_task(self._ask(name))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await self._wake.wait()
+                self._wake.clear()
 
     async def _ask(self, name: str) -> None:
         entry = self._entries.get(name)
@@ -132,17 +137,23 @@ class Leases:
             return
         entry.asked_at, entry.doubted = self._clock(), False
         try:
-            lease = lease_of(await self._api.get(SESSIONS, name, SYSTEM_NAMESPACE))
+            async with asyncio.timeout(_ASK_SECONDS):
+                item = await self._api.get(SESSIONS, name, SYSTEM_NAMESPACE)
+            if "deletionTimestamp" in item["metadata"]:
+                self._take(name, Standing(LeaseState.GONE), AGAIN)  # whatever keeps it from going
+                return
+            lease = lease_of(item)
             check_public_key(lease.public_key)
+        except TimeoutError:
+            self._unanswered(name, "no answer in time")
+            return
         except TpnetError as error:
             if (
                 isinstance(error, NotThere) and '" not found' in error.message
             ):  # it, and not its kind or the server
                 self._take(name, Standing(LeaseState.GONE), AGAIN)
-            elif (entry := self._entries.get(name)) is not None:
-                entry.due = self._clock() + random.uniform(2.0, 4.0)  # noqa: S311 - spreads load
-                entry.seen_at = self._clock()  # while nobody answers us, nobody can renew
-                _log.debug("session %s: %s", name, error.message)
+            else:
+                self._unanswered(name, error.message)
             return
         entry = self._entries.get(name)
         if entry is None:
@@ -161,6 +172,12 @@ class Leases:
             self._take(name, Standing(LeaseState.LIVE, lease), left + margin)
         else:
             self._take(name, Standing(LeaseState.OVER, lease), AGAIN)
+
+    def _unanswered(self, name: str, why: str) -> None:
+        if (entry := self._entries.get(name)) is not None:
+            entry.due = self._clock() + random.uniform(2.0, 4.0)  # noqa: S311 - spreads load
+            entry.seen_at = self._clock()  # while nobody answers us, nobody can renew
+            _log.debug("session %s: %s", name, why)
 
     def _take(self, name: str, standing: Standing, wait: float) -> None:
         entry = self._entries.get(name)

@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from tpnet.agent.cluster.facts import endpoints_of
+from tpnet.control.kubernetes.api import label_is
 from tpnet.control.kubernetes.informer import Informer, only_identity
 from tpnet.control.kubernetes.resources import ENDPOINT_SLICES
 
@@ -34,7 +35,7 @@ class _Watch:
             ENDPOINT_SLICES,
             self._changed,
             namespace=service[0],
-            labels=f"{_SERVICE}={service[1]}",
+            labels=label_is(_SERVICE, service[1]),
             slim=only_identity,
         )
         self.tasks = [asyncio.create_task(self.informer.run()), asyncio.create_task(self._first())]

@@ -18,6 +18,7 @@ from tpnet.agent.cluster.leases import Leases
 from tpnet.agent.cluster.lookups import Lookups, Ref
 from tpnet.agent.cluster.ring import Ring
 from tpnet.agent.cluster.slices import Slices
+from tpnet.control.kubernetes.api import field_is
 from tpnet.control.kubernetes.informer import Informer, only_identity
 from tpnet.control.kubernetes.names import LIMIT_LABEL
 from tpnet.control.kubernetes.resources import (
@@ -73,7 +74,9 @@ class World:
         self.leases = Leases(api, changed)
         self._informers = (
             Informer(api, INTERCEPTS, self._intercept_changed, slim=only_identity),
-            Informer(api, PODS, self._pod_changed, fields=f"spec.nodeName={node}", slim=only_identity),
+            Informer(
+                api, PODS, self._pod_changed, fields=field_is("spec.nodeName", node), slim=only_identity
+            ),
             Informer(api, NODE_AGENTS, self._agent_changed, slim=only_identity),
         )
 

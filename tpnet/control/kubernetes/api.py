@@ -13,10 +13,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from tpnet.control.kubernetes.library import library
-from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError
+from tpnet.model import Conflict, InvalidInput, NotThere, Refused, TpnetError, clean
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -28,6 +28,8 @@ REQUEST_SECONDS = 30.0
 """Seconds for one request, unless told otherwise."""
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _APPLY = "application/apply-patch+yaml"
+_NO_SEGMENT = re.compile(r"[/%\ud800-\udfff]")
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,44 @@ class Resource:
         """``plural.group``, as RBAC and kubectl say it."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
-    def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """The path below the server's address; without ``namespace``: of all of them."""
+    def collection(self, namespace: str = "") -> str:
+        """The path of all objects below the server's address; without ``namespace``: of all namespaces.
+
+        Raises ``NotThere`` for what no namespace can be called.
+        """
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
         if self.namespaced and namespace:
-            parts += ["namespaces", namespace]
-        return "/" + "/".join([*parts, self.plural, *(part for part in (name, subresource) if part)])
+            parts += ["namespaces", self._segment(namespace)]
+        return "/" + "/".join([*parts, self.plural])
+
+    def path(self, namespace: str, name: str, subresource: str = "") -> str:
+        """The path of one object. Raises ``NotThere`` for what no object and no namespace can be called."""
+        if self.namespaced:
+            self._segment(namespace)  # without it, this would be the path of something else
+        parts = [self.collection(namespace), self._segment(name), *([subresource] if subresource else [])]
+        return "/".join(parts)
+
+    def _segment(self, name: str) -> str:
+        """A name as exactly one segment of a path.
+
+        Others write names into objects. What would become other segments, or none, names nothing
+        (k8s.io/apimachinery/pkg/api/validation/path: IsValidPathSegmentName).
+        """
+        if name in {"", ".", ".."} or _NO_SEGMENT.search(name):
+            raise NotThere(f"There is no {self.kind} {name[:64]!r}: nothing can be called that.")
+        return quote(name, safe="")
+
+
+def label_is(label: str, value: str) -> str:
+    """The selector of objects whose ``label`` has that value. Raises ``NotThere`` for what no label can have."""
+    if not _LABEL_VALUE.fullmatch(value):
+        raise NotThere(f"Nothing has the label {label}={value[:64]!r}: no label can have that value.")
+    return f"{label}={value}"
+
+
+def field_is(field: str, value: str) -> str:
+    """The selector of objects whose ``field`` has that value, whatever it is (fields.EscapeValue)."""
+    return field + "=" + re.sub(r"[\\,=]", r"\\\g<0>", value)
 
 
 class Gone(TpnetError):
@@ -161,7 +195,7 @@ class Api:
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit) if limit else ""}
         items: list[Object] = []
         while True:
-            page = await self._ask("GET", resource.path(namespace), query)
+            page = await self._ask("GET", resource.collection(namespace), query)
             items += page.get("items") or []
             query["continue"] = page["metadata"].get("continue", "")
             if not query["continue"]:
@@ -192,7 +226,7 @@ class Api:
             "fieldSelector": fields,
             "timeoutSeconds": str(seconds),
         }
-        answer = await self._send("GET", resource.path(namespace), query, seconds=seconds + 30.0)
+        answer = await self._send("GET", resource.collection(namespace), query, seconds=seconds + 30.0)
         response = answer.response
         opened()
         try:
@@ -238,7 +272,7 @@ class Api:
     async def create(self, resource: Resource, obj: Object, *, manager: str = "tpnet") -> Object:
         """Create an object; ``Conflict`` when there is one of its name."""
         body = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
-        path = resource.path(obj["metadata"].get("namespace", ""))
+        path = resource.collection(obj["metadata"].get("namespace", ""))
         return await self._ask("POST", path, {"fieldManager": manager}, body)
 
     async def merge(self, resource: Resource, name: str, namespace: str, patch: Object) -> Object:
@@ -367,7 +401,7 @@ def _unreachable(server: str, error: Exception) -> Unreachable:
 
 
 def _error(code: int, status: Any, server: str) -> TpnetError:
-    message = str(status.get("message") or status.get("reason") or f"HTTP {code}").strip().rstrip(".")
+    message = clean(str(status.get("message") or status.get("reason") or f"HTTP {code}").strip().rstrip("."))
     match code:
         case 401:
             return Refused(

@@ -117,6 +117,7 @@ CHECKS: dict[type, tuple[Check, ...]] = {
         _fixed_optional("path", "The path rule of an intercept"),
         _fixed("connect_timeout_seconds", "How long an intercept's requests wait"),
         _fixed("on_failure", "What an intercept does on failure"),
+        _fixed("shared", "Whether an intercept is shared"),
     ),
     SessionSpec: (
         _fixed("user", "The user of a session"),

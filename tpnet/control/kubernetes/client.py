@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from tpnet.control.dry_run import explain_head, request_head
-from tpnet.control.kubernetes.api import Api
+from tpnet.control.kubernetes.api import Api, label_is
 from tpnet.control.kubernetes.convert import from_api, to_api
 from tpnet.control.kubernetes.copies import SESSION_LABEL, Copies, nodes_of
 from tpnet.control.kubernetes.create import create, refusal
@@ -367,7 +367,7 @@ class ClusterControl:
         names = set()
         for namespace in self._copies.namespaces(session):
             try:
-                items, _ = await self.api.list(INTERCEPTS, namespace, labels=f"{SESSION_LABEL}={session}")
+                items, _ = await self.api.list(INTERCEPTS, namespace, labels=label_is(SESSION_LABEL, session))
             except Refused:
                 # A right was taken away, or the whole namespace: what the watch said last is what there is.
                 items = self._copies.objects(session, namespace)

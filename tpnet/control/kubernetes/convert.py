@@ -2,7 +2,7 @@
 
 Agents, the session daemon and the command line call it at the edge, and work with plain classes inside. It is
 lenient about what it does not know, since agents and clients of other versions write to the same objects, and
-never about what it needs.
+never about what it needs. Texts come out clean, but for rules, which are compared byte for byte.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from tpnet.model import About, InvalidInput
+from tpnet.model import About, HeaderRule, InvalidInput, PathRule, clean
 
 if TYPE_CHECKING:
     from dataclasses import Field
@@ -78,11 +78,13 @@ def _object(cls: type[T], data: Any, where: str) -> T:
         raise InvalidInput(f"{where} is {_kind(data)}, not an object.")
     given = {}
     shape = shape_of(cast("type", cls))
+    exact = cls in {HeaderRule, PathRule}
     for field in fields(cls):  # type: ignore[arg-type]
         name = camel(field.name)
         if data.get(name) is not None:
             plain, _ = shape[field.name]
-            given[field.name] = _value(plain, data[name], f"{where}.{name}")
+            value = _value(plain, data[name], f"{where}.{name}")
+            given[field.name] = data[name] if exact and plain is str else value
         elif is_required(field):
             raise InvalidInput(f"{where} has no {name}.")
     return cls(**given)
@@ -113,7 +115,7 @@ def _value(plain: Any, data: Any, where: str) -> Any:
             ) from None
     if type(data) is not plain:
         raise InvalidInput(f"{where} is {_kind(data)}, not {_WORDS[plain]}.")
-    return data
+    return clean(data) if plain is str else data
 
 
 _WORDS = {str: "a text", int: "a number", bool: "true or false", list: "a list", dict: "an object"}

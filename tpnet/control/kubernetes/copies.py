@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from tpnet.control.kubernetes.api import label_is
 from tpnet.control.kubernetes.informer import Informer
 from tpnet.control.kubernetes.resources import INTERCEPTS
 
@@ -45,7 +46,7 @@ class Copies:
             self._moved.set()
             changed()
 
-        labels = f"{SESSION_LABEL}={session}" if session else f"!{SESSION_LABEL}"
+        labels = label_is(SESSION_LABEL, session) if session else f"!{SESSION_LABEL}"
         informer = Informer(self._api, INTERCEPTS, moved, namespace=namespace, labels=labels)
         task = asyncio.get_running_loop().create_task(informer.run())
         self._informers[namespace, session] = informer, task

@@ -12,6 +12,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
+from tpnet.control.kubernetes.api import field_is
 from tpnet.control.kubernetes.convert import from_api
 from tpnet.control.kubernetes.copies import SESSION_LABEL
 from tpnet.control.kubernetes.names import COMPUTER, MANAGER_CLIENT
@@ -19,8 +20,7 @@ from tpnet.control.kubernetes.resources import INTERCEPTS, SESSIONS, SYSTEM_NAME
 from tpnet.control.kubernetes.targets import split_name
 from tpnet.control.kubernetes.view import objects_of, status_of, unix_time
 from tpnet.model import Conflict, InterceptSpec, InvalidInput, NotThere, Refused, SessionSpec, TpnetError
-from tpnet.rules import older_takes
-from tpnet.rules.precedence import header_key
+from tpnet.rules import older_takes, takes_all
 
 if TYPE_CHECKING:
     from tpnet.control.kubernetes.api import Api, Object
@@ -133,7 +133,6 @@ async def _check_rivals(api: Api, user: str, obj: Object) -> None:
     The agents would refuse it too, but go by age, of which the API server keeps the second alone.
     """
     meta, spec = obj["metadata"], from_api(InterceptSpec, obj["spec"])
-    wanted = spec.target, spec.port, spec.path, header_key(spec.headers)
     try:
         items, _ = await api.list(INTERCEPTS, meta["namespace"])
     except TpnetError:
@@ -146,7 +145,7 @@ async def _check_rivals(api: Api, user: str, obj: Object) -> None:
             other = from_api(InterceptSpec, item["spec"])
         except InvalidInput:
             continue  # another version's, which is none of ours to judge
-        if (other.target, other.port, other.path, header_key(other.headers)) == wanted:
+        if (other.target, other.port) == (spec.target, spec.port) and takes_all(other, spec):
             full = f"{meta['namespace']}/{name}"
             own = f"It is your own: tpnet leave {full} ends it."
             raise Conflict(older_takes(other.user, full, other), own if other.user == user else _ANOTHER)
@@ -165,7 +164,7 @@ def _stands(item: Object) -> bool:
 async def _next(api: Api, namespace: str, name: str, version: str) -> Object | None:
     """The object at its next change."""
     events = api.watch(
-        INTERCEPTS, version, namespace, fields=f"metadata.name={name}", seconds=int(READY_SECONDS)
+        INTERCEPTS, version, namespace, fields=field_is("metadata.name", name), seconds=int(READY_SECONDS)
     )
     async with contextlib.aclosing(events):
         async for kind, item in events:

@@ -7,6 +7,7 @@ it, with nothing but the image changed. It must never touch an object that is no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from copy import deepcopy
 from dataclasses import dataclass
@@ -260,10 +261,12 @@ async def uninstall(api: Api, told: Callable[[Step], None] = lambda _step: None)
     """Remove everything, and wait until it is gone.
 
     The kinds Intercept and Session go first, with all their objects: nobody's daemon can make them anew, and the
-    agents put every pod back before they end. Raises ``Refused`` when a right is missing, ``TpnetError`` when
-    something does not go.
+    agents put every pod back before they end. What holds on to something of tpnet's kinds is let go of; what cannot be
+    removed keeps nothing else from it. Raises ``Refused`` when a right is missing, ``TpnetError`` that names what is
+    left.
     """
     steps: list[Step] = []
+    left: list[str] = []
 
     def done(resource: Resource, obj: Object) -> None:
         steps.append(Step(_what({"kind": resource.kind, **obj}), Change.REMOVED))
@@ -272,10 +275,14 @@ async def uninstall(api: Api, told: Callable[[Step], None] = lambda _step: None)
     async def remove(items: Sequence[tuple[Resource, Object]]) -> None:
         for resource, obj in items:
             await _remove(api, resource, obj)
+        stay: set[str] = set()
         for resource in dict.fromkeys(resource for resource, _ in items):
-            await _gone(api, resource, [obj for kind, obj in items if kind is resource])
+            held = await _gone(api, resource, [obj for kind, obj in items if kind is resource])
+            stay |= {obj["metadata"]["uid"] for obj in held}
+            left.extend(_held(resource, obj) for obj in held)
         for resource, obj in items:
-            done(resource, obj)
+            if obj["metadata"]["uid"] not in stay:
+                done(resource, obj)
 
     ended = await intercepted(api)
     ours = await _ours(api)
@@ -295,6 +302,11 @@ async def uninstall(api: Api, told: Callable[[Step], None] = lambda _step: None)
     rest = [item for item in ours if item not in wishes and item not in agents]
     for resource in reversed(KINDS):
         await remove([item for item in rest if item[0] is resource])
+    if left:
+        raise TpnetError(
+            f"All but this is removed: {'; '.join(left)}.",
+            "Whoever set a finalizer has to let go of it; kubectl get -o yaml shows it. Then: tpnet uninstall",
+        )
     return steps
 
 
@@ -448,20 +460,37 @@ async def _is_served(api: Api, definition: Object) -> bool:
     return True
 
 
-async def _gone(api: Api, resource: Resource, objects: Sequence[Object]) -> None:
-    """Wait until these objects are gone."""
+async def _gone(api: Api, resource: Resource, objects: Sequence[Object]) -> list[Object]:
+    """Wait until these objects are gone; those that are not after a while."""
     uids = {obj["metadata"]["uid"] for obj in objects}
     end = time.monotonic() + _GONE_SECONDS
     while uids:
         left = [obj for obj in await _all(api, resource) if obj["metadata"]["uid"] in uids]
-        if not left:
-            return
-        if time.monotonic() > end:
-            names = ", ".join(_what({"kind": resource.kind, **obj}) for obj in left[:3])
-            raise TpnetError(
-                f"{names} does not go.", "A finalizer may hold it: kubectl get -o yaml shows which."
-            )
+        if not left or time.monotonic() > end:
+            return left
+        if resource is _CRDS:
+            await _free(api)
         await asyncio.sleep(_LOOK_EVERY)
+    return []
+
+
+async def _free(api: Api) -> None:
+    """Take the finalizers off all intercepts and sessions: nothing of theirs may outlive an admin's uninstall."""
+    for resource in (INTERCEPTS, SESSIONS):
+        for obj in await _all(api, resource):
+            meta = obj["metadata"]
+            if meta.get("finalizers"):
+                with contextlib.suppress(NotThere, Conflict):
+                    await api.merge(
+                        resource, meta["name"], meta["namespace"], {"metadata": {"finalizers": None}}
+                    )
+
+
+def _held(resource: Resource, obj: Object) -> str:
+    """What is not gone, and what holds it."""
+    meta = obj["metadata"]
+    by = [*(meta.get("finalizers") or ()), *((obj.get("spec") or {}).get("finalizers") or ())]
+    return f"{_what({'kind': resource.kind, **obj})}{' (finalizer ' + ', '.join(by) + ')' if by else ''}"
 
 
 async def _agents_gone(api: Api) -> None:

@@ -35,6 +35,7 @@ def objects_of(intercept: Intercept, labels: Mapping[str, str]) -> Object:
         path=intercept.path,
         handler=intercept.handler,
         on_failure=intercept.on_failure,
+        shared=intercept.shared,
         connect_timeout_seconds=intercept.connect_timeout,
     )
     return {"metadata": {"name": name, "namespace": namespace, "labels": dict(labels)}, "spec": to_api(spec)}
@@ -56,6 +57,7 @@ def model_intercept(obj: Object, serial: int = 0, port: int = 0) -> Intercept:
         handler=spec.handler,
         tunnel_port=spec.tunnel_port or 0,
         on_failure=spec.on_failure,
+        shared=spec.shared,
         created=unix_time(meta["creationTimestamp"]),
         serial=serial,
         connect_timeout=spec.connect_timeout_seconds,

@@ -13,6 +13,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tpnet.control.local.protocol import MAX_LINE, SOCKET_NAME, decode_call, encode_error, encode_ok
+from tpnet.kernel import files
 from tpnet.kernel.peercred import peer_credentials
 from tpnet.model import Conflict, Intercept, InvalidInput, Refused, Session, TpnetError
 from tpnet.model.codec import decode, encode
@@ -79,9 +80,8 @@ class ControlServer:
         """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
-            self._make_way()
-            listener.bind(str(self.path))
-            self.path.chmod(0o600)  # before listen: until then nobody can connect
+            self._look_for_another()
+            files.bind(listener, self.path)
             listener.listen(_BACKLOG)
         except OSError as error:
             listener.close()
@@ -104,8 +104,8 @@ class ControlServer:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def _make_way(self) -> None:
-        """Remove the socket that a killed agent left."""
+    def _look_for_another(self) -> None:
+        """Raises ``Conflict``. The socket that a killed agent left is replaced."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
             probe.settimeout(1.0)
             probe.connect(str(self.path))
@@ -113,7 +113,6 @@ class ControlServer:
                 f"Another agent answers at {self.path}.",
                 "Stop it, or give this one a run directory of its own: TPNET_RUN_DIR",
             )
-        self.path.unlink(missing_ok=True)
 
     def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.ensure_future(self._serve(reader, writer))

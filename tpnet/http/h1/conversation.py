@@ -289,12 +289,12 @@ class Conversation:
             self._responses.unasked_end(side, out)
         return out
 
-    def upstream_failed(self, side: Side, reason: str, *, delivered: bool) -> Commands:
+    def upstream_failed(self, side: Side, reason: str, *, delivered: bool, again: bool = False) -> Commands:
         """``side`` is not there, or no more."""
         state = self._state
         out: list[Command] = []
         if not state.phase.ended:
-            self._responses.failed(side, reason, out, delivered=delivered)
+            self._responses.failed(side, reason, out, delivered=delivered, again=again)
         elif state.phase is PINNED and side == state.pinned_side:
             state.reset(out)
         return out

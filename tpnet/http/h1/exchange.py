@@ -42,18 +42,17 @@ class Exchange:
     """One request under way.
 
     ``kept``: all bytes of it so far, for the case that its session fails, or ``None`` if they are not kept. A
-    request that came in one piece is kept as that very object. ``interim``: interim responses so far.
-    ``continued``: one was 100.
+    request that came in one piece is kept as that very object. ``reused``: it went over a session's connection
+    that was there before it.
     """
 
-    __slots__ = ("continued", "head", "interim", "kept", "progress", "verdict")
+    __slots__ = ("head", "kept", "progress", "reused", "verdict")
 
     def __init__(self, head: RequestHead, verdict: Verdict) -> None:
         self.head = head
         self.verdict = verdict
         self.progress = UNANSWERED
-        self.interim = 0
-        self.continued = False
+        self.reused = False
         self.kept: bytes | bytearray | None = None
 
 
@@ -97,13 +96,13 @@ class Exchanges:
     def add(self, head: RequestHead, verdict: Verdict) -> Exchange:
         """Another request, to the side of those before. Begin to keep it, and to hold it back, if either is due."""
         exchange = Exchange(head, verdict)
-        self.side = verdict.side
+        self.side = side = verdict.side
         self.queue.append(exchange)
-        if self.side is not APP and (
-            self.kept + len(head.raw) + max(head.body, 0) <= KEEP or self.side not in self.confirmed
-        ):
-            exchange.kept = b""
-            self.holding = head.body == CHUNKED and not head.expects
+        if side is not APP:
+            exchange.reused = side in self.confirmed
+            if self.kept + len(head.raw) + max(head.body, 0) <= KEEP or not exchange.reused:
+                exchange.kept = b""
+                self.holding = head.body == CHUNKED and not head.expects
         return exchange
 
     def send(self, exchange: Exchange, piece: bytes, out: list[Command]) -> None:
@@ -154,6 +153,24 @@ class Exchanges:
         self.uploading = None
         self.holding = False
 
+    def again(self, out: list[Command], *, delivered: bool) -> bool:
+        """Send all requests to the same session anew, if the connection that failed was an old one and that is safe.
+
+        Its end may have closed it while the first of them was on its way. Whether that was done; not twice.
+        """
+        if not self.queue[0].reused or not all(
+            exchange.progress == UNANSWERED and may_repeat(exchange, delivered=delivered)
+            for exchange in self.queue
+        ):
+            return False
+        self.confirmed.discard(self.side)
+        for exchange in self.queue:
+            assert exchange.kept is not None
+            exchange.reused = False
+            if not (self.holding and exchange is self.uploading):
+                out.append((SEND, self.side, bytes(exchange.kept)))
+        return True
+
     def fail(self) -> list[Exchange]:
         """All requests of a session that failed; none is outstanding any more."""
         self.confirmed.discard(self.side)
@@ -172,11 +189,15 @@ class Exchanges:
         exchange.kept = None
 
 
+def may_repeat(exchange: Exchange, *, delivered: bool) -> bool:
+    """Whether a request may be sent once more (RFC 9110, 9.2.2), and can be."""
+    return exchange.kept is not None and (not delivered or exchange.head.method in IDEMPOTENT)
+
+
 def may_retry(exchange: Exchange, *, delivered: bool) -> bool:
-    """Whether the app may be given a request of a session that failed (RFC 9110, 9.2.2)."""
+    """Whether the app may be given a request of a session that failed."""
     return (
         exchange.verdict.on_failure_app
         and exchange.progress == UNANSWERED
-        and exchange.kept is not None
-        and (not delivered or exchange.head.method in IDEMPOTENT)
+        and may_repeat(exchange, delivered=delivered)
     )

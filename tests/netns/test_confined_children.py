@@ -1,0 +1,113 @@
+"""What the programs of others are held to that an agent starts: its tunnel's device, its compiler."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tunnel_lab import Lab
+from worker_lab import until
+
+from tpnet.datapath.program import compile_program
+from tpnet.kernel import confined
+from tpnet.tunnel.wireguard_go import WireGuardGo
+
+SHARED = Path(__file__).parent.parent / "shared"
+EVERY = (
+    "unshare user", "unshare user and net", "unshare mount", "setns", "mount", "umount", "fsopen", "open_tree", "pivot_root",
+    "chroot", "io_uring_setup", "io_uring_enter", "io_uring_register", "ptrace", "process_vm_readv", "process_vm_writev",
+    "perf_event_open", "keyctl", "add_key", "userfaultfd", "bpf program", "bpf lookup", "bpf object", "bpf link",
+    "open for writing", "memfd_secret", "kill", "pidfd_open", "pidfd_getfd", "clone with namespaces", "init_module", "reboot",
+    "syslog", "name_to_handle_at", "open_by_handle_at", "fanotify_init", "swapon", "personality", "socket raw",
+    "socket packet", "socket alg", "socket vsock",
+)  # fmt: skip
+REFUSED = {
+    "device": (*EVERY, "bpf map"),
+    "compiler": (
+        *EVERY, "socket tcp", "socket tcp6", "socket udp", "socket unix", "socket netlink", "socketpair", "mkdirat", "mknodat",
+        "symlinkat", "renameat2", "unlinkat",
+    ),
+}  # fmt: skip
+PROBE = """
+import json, sys
+import escapes
+found = {name: escapes.tried(escapes.TRIES[name][0 if escapes.X86 else 1], escapes.TRIES[name][2]) for name in sys.argv[1:]}
+print(json.dumps(found))
+"""
+
+
+def fields(pid):
+    return dict(re.findall(r"^(\w+):\s+(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("profile", REFUSED)
+def test_no_way_out_works_from_there(profile):
+    done = subprocess.run(
+        confined.command(profile, sys.executable, "-c", PROBE, *REFUSED[profile], "clone3", "openat2"),
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(SHARED)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {found.pop(name) for name in ("clone3", "openat2")} == {errno.ENOSYS}
+    assert {name: said for name, said in found.items() if said != errno.EPERM} == {}
+
+
+@pytest.mark.parametrize("profile", REFUSED)
+def test_what_cannot_be_confined_does_not_run(profile):
+    without = "from tpnet.kernel import seccomp; seccomp.MACHINES.clear()"
+    command = confined.command(profile, "/bin/echo", "it ran")
+    command[4] = f"{command[4].partition('; from')[0]}; {without}; from{command[4].partition('; from')[2]}"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "echo cannot be confined" in done.stderr
+
+
+def test_the_device_has_the_one_capability_that_it_needs():
+    lab = Lab()
+    try:
+        with lab.ns("birth").entered():
+            device = lab.keep(WireGuardGo())
+        status = fields(device.pid)
+        assert status["Name"] == "wireguard-go"
+        assert {int(status[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Bnd")} == {1 << 12}
+        assert int(status["CapAmb"], 16) == int(status["CapInh"], 16) == 0
+        assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+        limits = Path(f"/proc/{device.pid}/limits").read_text()
+        assert re.search(r"^Max core file size\s+0\s+0\s", limits, re.MULTILINE)
+    finally:
+        lab.close()
+
+
+def test_a_confined_child_dies_with_its_parent_and_has_its_signals():
+    script = """
+import subprocess, sys
+from tpnet.kernel import confined
+child = subprocess.Popen(confined.command("device", "/bin/sh", "-c", "echo; grep SigIgn /proc/self/status; exec sleep 30"),
+                         stdout=subprocess.PIPE, text=True)
+child.stdout.readline()
+print(child.pid, child.stdout.readline().split()[1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    pid, ignored = done.stdout.split()
+    assert not int(ignored, 16) & 1 << signal.SIGPIPE - 1
+    until(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text(), 5)
+
+
+def test_the_compiler_is_started_confined(monkeypatch):
+    seen = []
+    run = subprocess.run
+
+    def watched(command, **options):
+        seen.append(command)
+        return run(command, **options)
+
+    monkeypatch.setattr("tpnet.datapath.program.subprocess.run", watched)
+    assert len(compile_program().code) > 500
+    before = len(confined.command("compiler"))
+    assert seen[0][:before] == confined.command("compiler")
