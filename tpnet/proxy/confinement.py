@@ -24,6 +24,7 @@ _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ = 1, 2, 
 _FIONBIO = 0x5421
 _PROT_EXEC = 4
 _AT_EMPTY_PATH = 0x1000
+_SO_BUF_LOCK, _TCP_NOTSENT_LOWAT = 72, 25  # asm-generic/socket.h, linux/tcp.h
 
 CALLS = (
     # For every request, the most frequent first: the kernel looks from the top.
@@ -37,9 +38,15 @@ CALLS = (
     ),
     # The bypass map's entries. Neither maps nor programs.
     Allow("bpf", (Is(0, (bpf.BPF_MAP_UPDATE_ELEM, bpf.BPF_MAP_DELETE_ELEM)),)),
-    Allow("setsockopt", (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER,)))),
-    Allow("setsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE)))),
+    Allow(
+        "setsockopt", (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER, socket.SO_RCVBUF, _SO_BUF_LOCK)))
+    ),
+    Allow(
+        "setsockopt",
+        (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE, _TCP_NOTSENT_LOWAT))),
+    ),
     Allow("getsockopt", (Is(1, (socket.SOL_SOCKET,)),)),
+    Allow("getsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_INFO,)))),
     Allow("fcntl", (Is(1, (_F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ)),)),
     Allow("ioctl", (Is(1, (_FIONBIO,)),)),
     # A long message of the supervisor's; the signs of life.
