@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tpnet.kernel import bpf, limits, namespaces, seccomp
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.seccomp import Allow, Is, Without
+from tpnet.kernel.tcp import SO_BUF_LOCK, TCP_NOTSENT_LOWAT
 from tpnet.model import TpnetError
 from tpnet.proxy import privileges
 
@@ -24,7 +25,6 @@ _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ = 1, 2, 
 _FIONBIO = 0x5421
 _PROT_EXEC = 4
 _AT_EMPTY_PATH = 0x1000
-_SO_BUF_LOCK, _TCP_NOTSENT_LOWAT = 72, 25  # asm-generic/socket.h, linux/tcp.h
 
 CALLS = (
     # For every request, the most frequent first: the kernel looks from the top.
@@ -39,11 +39,15 @@ CALLS = (
     # The bypass map's entries. Neither maps nor programs.
     Allow("bpf", (Is(0, (bpf.BPF_MAP_UPDATE_ELEM, bpf.BPF_MAP_DELETE_ELEM)),)),
     Allow(
-        "setsockopt", (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER, socket.SO_RCVBUF, _SO_BUF_LOCK)))
+        "setsockopt",
+        (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER, socket.SO_RCVBUF, SO_BUF_LOCK))),
     ),
     Allow(
         "setsockopt",
-        (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE, _TCP_NOTSENT_LOWAT))),
+        (
+            Is(1, (socket.IPPROTO_TCP,)),
+            Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE, TCP_NOTSENT_LOWAT)),
+        ),
     ),
     Allow("getsockopt", (Is(1, (socket.SOL_SOCKET,)),)),
     Allow("getsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_INFO,)))),

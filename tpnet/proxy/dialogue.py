@@ -103,24 +103,22 @@ class Dialogue:
             return
         if data:
             upstreams = self._upstreams
-            if (len(upstreams) > 1 or APP not in upstreams) and conversation.idle:
+            app = upstreams.get(APP) if len(upstreams) == 1 else None
+            if app is None and conversation.idle:
                 self._look_at_kept()
                 if connection.done:
                     return
             commands = conversation.client_data(data)
             if (
-                len(commands) == 1
+                app is not None
+                and len(commands) == 1
                 and (command := commands[0])[0] == SEND
-                and command[1] in upstreams
-                and len(upstreams) == 1
+                and command[1] is APP
             ):
-                upstream = upstreams[command[1]]
-                stream = upstream.stream
+                stream = app.stream
                 stream.send(command[2])
                 if stream.backlog:
                     connection.calm = False
-                if upstream.attentive:
-                    upstream.sent()
             else:
                 self._run(commands)
             if self._undecided is not False:

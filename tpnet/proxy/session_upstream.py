@@ -39,8 +39,6 @@ class SessionUpstream:
 
     __slots__ = ("_doubted", "_since", "owner", "ready", "side", "stream")
 
-    attentive = True
-
     kept = True
     """As the client would keep it, if it spoke to the handler itself."""
 

@@ -12,6 +12,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Protocol
 
+from tpnet.kernel.tcp import SO_BUF_LOCK, TCP_NOTSENT_LOWAT
+
 if TYPE_CHECKING:
     from collections.abc import Buffer, Iterable  # type: ignore[attr-defined]
 
@@ -26,8 +28,6 @@ _RECEIVED = 64 * 1024
 """SO_RCVBUF of what a session's bytes pass: the kernel doubles it, to have room for its own books."""
 _UNSENT = 16 * 1024
 """Bytes that may wait in the kernel to be sent there, besides a piece that is under way (TCP_NOTSENT_LOWAT)."""
-_NOTSENT_LOWAT = 25  # include/uapi/linux/tcp.h
-_BUF_LOCK = 72  # SO_BUF_LOCK of include/uapi/asm-generic/socket.h
 
 
 class Transport(Protocol):
@@ -82,13 +82,13 @@ class Socket(_socket.socket):
     def hold_little(self) -> None:
         """See ``Transport.hold_little``. What was sent and is not confirmed is not limited: a long way needs it."""
         self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED)
-        self.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _UNSENT)
+        self.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _UNSENT)
 
     def hold_as_usual(self) -> None:
         """See ``Transport.hold_as_usual``. Before Linux 5.15 the limit of what is received stays."""
-        self.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, 0)
+        self.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, 0)
         with contextlib.suppress(OSError):
-            self.setsockopt(socket.SOL_SOCKET, _BUF_LOCK, 0)
+            self.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)
 
     def _unblock(self) -> None:
         # splice(2) looks at O_NONBLOCK; reads and writes say MSG_DONTWAIT and need it not.

@@ -54,7 +54,8 @@ _TUNNEL_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    # No TCP_USER_TIMEOUT: it would also end a stream whose reader pauses (tcp_probe_timer() in net/ipv4/tcp_timer.c).
+    # Bytes that are not acknowledged end it after the tries that the tunnel's namespace says.
 )
 
 _buffer = bytearray(READ_SIZE)

@@ -61,9 +61,9 @@ class Lane:
         return agent, served
 
 
-def run(main):
+def run(main, seconds=30):
     async def bounded():
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(seconds):
             await main()
 
     asyncio.run(bounded())
@@ -196,6 +196,23 @@ def test_slow_receiver_stops_the_sender_and_nothing_is_lost_or_kept():
             assert await receive(agent, 4) == b"done"
 
     run(main)
+
+
+@pytest.mark.slow
+def test_reader_that_pauses_is_waited_for():
+    async def main():
+        async with Lane() as lane:
+            sink, source = await lane.pair()
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += source.send(bytes(1 << 16))
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(40)
+            source.shutdown(socket.SHUT_WR)
+            assert len(await receive(sink, sent + 1)) == sent
+
+    run(main, 90)
 
 
 def kept(sock):
