@@ -12,6 +12,7 @@ from networks import between, dropped, namespaces, tcp_sockets
 from worker_lab import read, read_head, read_request, reset
 
 
+@pytest.mark.slow
 def test_a_tunnel_that_dies_makes_a_request_on_a_kept_connection_a_second_late_at_most(stage):
     stage.plays()
     took = []
@@ -63,6 +64,7 @@ redirect.KEEPALIVE = {socket.TCP_KEEPIDLE: 3, socket.TCP_KEEPINTVL: 1, socket.TC
 """The agent's keepalive towards clients, in seconds instead of a minute and a half."""
 
 
+@pytest.mark.slow
 def test_a_client_that_vanishes_is_found_out_and_its_end_passed_on():
     """Some wait for a handler or an app that stays silent, some for nothing."""
     with contextlib.closing(Agent()) as agent:

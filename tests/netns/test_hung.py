@@ -73,6 +73,7 @@ def test_a_worker_that_hangs_is_passed_by_within_a_second_and_replaced(own, how)
     assert judge(load, own.books, replays=True) == []
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_is_stopped_is_missed_by_nobody(own):
     with own.load(rate=150) as load:
         load.wait_for(own.bob.name, own.bob.name)
@@ -97,6 +98,7 @@ def probe(own, family):
         return answer(sock)
 
 
+@pytest.mark.slow
 def test_both_stopped_new_connections_are_the_app_s_within_a_second(own):
     with own.load(rate=150) as load:
         load.wait_for(own.bob.name, own.bob.name)
