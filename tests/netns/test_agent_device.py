@@ -74,7 +74,7 @@ def test_wireguard_go_killed_matched_requests_are_back_in_seconds_and_streams_li
         wait_until(lambda old=old: device(agent) != old or to(bob) == "the app", 10)
         wait_until(lambda: to(bob) == bob.name, 8, agent.words)
         took = time.monotonic() - killed
-        assert took < 4
+        assert took < 6  # usually 1 to 2; a busy machine is late
         assert device(agent) != old
         assert ask(bob.lab.net, GET % b"") == (200, "the app")
         time.sleep(1)

@@ -47,12 +47,13 @@ def bed(net, lab, program):
             self.log = []
             self.servers = [Server(net.pod.netns, PORT, answering("app", self.log))]
 
-        def __call__(self, serve, *, on_failure="app", ports=(TUNNEL,), up=True, **options):
+        def __call__(
+            self, serve, *, on_failure="app", ports=(TUNNEL,), up=True, connect_timeout=10, **options
+        ):
             if serve is not None:
                 self.servers.append(Server(net.client, TUNNEL, serve, **options))
-            lab.add_target(
-                net.pod.netns, PORT, program, intercepts=[intercept(PORT, TUNNEL, on_failure=on_failure)]
-            )
+            one = intercept(PORT, TUNNEL, on_failure=on_failure, connect_timeout=connect_timeout)
+            lab.add_target(net.pod.netns, PORT, program, intercepts=[one])
             lab.session(net.client, ports, up=up)
             return self.servers[-1]
 
@@ -355,13 +356,27 @@ def test_a_port_nobody_listens_on_costs_no_time(bed):
 
 def test_a_dead_tunnel_delays_a_request_by_a_second_at_most(bed, lab, net):
     bed(None)
-    lab.session(net.client, [TUNNEL], address="fd77:1::99")  # an address that nobody has
+    lab.session(net.client, [TUNNEL], quiet=True, address="fd77:1::99")  # an address that nobody has
     with bed.connect() as sock:
         before = time.monotonic()
         sock.sendall(POST_ME)
         assert answer(sock) == (200, "app 3")
         assert time.monotonic() - before < 1.2
     assert lab.counted("session not reached in time", 1)
+
+
+def test_a_slow_session_is_waited_for_while_it_is_heard(bed, lab):
+    def late(sock):
+        time.sleep(3)
+        sock.sendall(b"\0")
+        answering("handler")(sock)
+
+    bed(late)
+    with bed.connect() as sock:
+        sock.sendall(POST_ME)
+        assert answer(sock) == (200, "handler 3")
+    assert bed.log == []
+    assert lab.counters.intercepts["i1"]["reasons"] == {}
 
 
 def silent(sock):
@@ -371,13 +386,32 @@ def silent(sock):
 
 @pytest.mark.parametrize(("request_", "status"), [(TO_ME, 200), (POST_ME, 502)])
 def test_silence_after_the_connection_may_mean_delivered(bed, lab, request_, status):
-    bed(silent)
+    bed(silent, connect_timeout=1)
     with bed.connect() as sock:
         before = time.monotonic()
         sock.sendall(request_)
         assert answer(sock)[0] == status
-        assert 0.8 < time.monotonic() - before < 1.3
+        assert 0.8 < time.monotonic() - before < 1.5
     assert lab.counted("handler not reached in time", 1)
+
+
+def test_a_tunnel_that_dies_under_a_kept_connection_delays_a_request_by_a_second_at_most(bed, lab, net):
+    """The session's end vanishes: nothing of the next request is confirmed, and the supervisor misses a heartbeat."""
+    server = bed(behind_tunnel(answering("handler")))
+    with bed.connect() as sock:
+        for _ in range(2):
+            sock.sendall(TO_ME)
+            assert answer(sock) == (200, "handler 0")
+        ((end, _),) = server.accepted
+        port = end.getpeername()[1]
+        with dropped(net.client, f"tcp sport {TUNNEL} tcp dport {port}"):
+            before = time.monotonic()
+            sock.sendall(TO_ME)
+            time.sleep(0.4)
+            lab.session(net.client, [TUNNEL], quiet=True)
+            assert answer(sock) == (200, "app 0")
+            assert time.monotonic() - before < 1.05 + 0.5
+    assert lab.counted("session silent", 1)
 
 
 @pytest.mark.parametrize(("request_", "status"), [(TO_ME, 200), (POST_ME, 502)])

@@ -231,10 +231,10 @@ def _memory(pid, name):
         return next(int(line.split()[1]) for line in file if line.startswith(f"{name}:"))
 
 
-def intercept(port, tunnel_port, *, on_failure="app", name="i1", value="me"):
+def intercept(port, tunnel_port, *, on_failure="app", name="i1", value="me", connect_timeout=10):
     return Intercept(
         name, "ann", "ann-laptop", "t", ("t",), port, (HeaderRule("x-me", value),),
-        tunnel_port=tunnel_port, on_failure=OnFailure(on_failure),
+        tunnel_port=tunnel_port, on_failure=OnFailure(on_failure), connect_timeout=connect_timeout,
     )  # fmt: skip
 
 
@@ -399,9 +399,9 @@ class WorkerLab:
     def node(self, *addresses):
         self.send(SetNode(list(addresses)))
 
-    def session(self, netns, ports, *, up=True, address="::1", name="ann-laptop"):
+    def session(self, netns, ports, *, up=True, quiet=False, address="::1", name="ann-laptop"):
         self._netns[0] = netns
-        self.send(SetSession(name, address, up, list(ports)))
+        self.send(SetSession(name, address, up, list(ports), quiet))
 
     def remove(self, target=1, times=1):
         self.send(RemoveTarget(target, times))

@@ -17,6 +17,7 @@ from tpnet.agent.namespace import own_addresses
 from tpnet.model import SessionGrant, SessionStatus, TpnetError
 from tpnet.proxy.channel import DropSession, SetSession
 from tpnet.tunnel import HEARTBEAT_PORT, HeartbeatReceiver, KeyPair, TunnelEnd, address_of, prefix_of
+from tpnet.tunnel.liveness import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +81,7 @@ class Sessions:
             except OSError:
                 sock.close()
                 raise
-            heartbeat = HeartbeatReceiver(sock, self._changed, self._path_found)
+            heartbeat = HeartbeatReceiver(sock, self._changed, self._path_found, self._quiet)
             await heartbeat.start()
         except OSError as error:
             end.close()
@@ -137,10 +138,13 @@ class Sessions:
 
     def up(self, name: str) -> bool:
         """Whether a session's heartbeat is heard."""
+        return self._presence(name).up
+
+    def _presence(self, name: str) -> Presence:
         entry = self._book.sessions.get(name)
         if entry is None or self._heartbeat is None:
-            return False
-        return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of())).up
+            return Presence()
+        return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of()))
 
     def tell(self, name: str) -> None:
         """Tell the worker how a session is, if that has changed."""
@@ -153,7 +157,8 @@ class Sessions:
             if self._book.handler_up(intercept)
         }
         address = address_of(entry.session.public_key, prefix_of())
-        message = SetSession(name, str(address), self.up(name), sorted(ports))
+        presence = self._presence(name)
+        message = SetSession(name, str(address), presence.up, sorted(ports), presence.quiet)
         if self._told.get(name) != message and self._workers.ready:
             self._told[name] = message
             self._workers.send(message)
@@ -292,6 +297,11 @@ class Sessions:
             self._end.set_path(entry.session.public_key, size)
         except TpnetError as error:  # its device has died, or the session goes just now
             _log.warning("%s", error)
+
+    def _quiet(self, address: IPv6Address) -> None:
+        name = self._names.get(address)
+        if name is not None:
+            self.tell(name)
 
     def _changed(self, address: IPv6Address, up: bool) -> None:
         name = self._names.get(address)

@@ -33,10 +33,20 @@ class Acceptor:
     """A listener.
 
     ``serve(sock, peer)`` takes each client, and says whether more may come at once; ``decline()`` leaves new ones to the
-    app until there is room.
+    app until there is room. ``prepared()`` says how many sockets there are to serve clients with.
     """
 
-    __slots__ = ("_context", "_count", "_decline", "_listener", "_listening", "_open", "_port", "_serve")
+    __slots__ = (
+        "_context",
+        "_count",
+        "_decline",
+        "_listener",
+        "_listening",
+        "_open",
+        "_port",
+        "_prepared",
+        "_serve",
+    )
 
     def __init__(
         self,
@@ -46,6 +56,7 @@ class Acceptor:
         count: TargetCount,
         serve: Callable[[Socket, Peer], bool],
         decline: Callable[[], None],
+        prepared: Callable[[], int],
     ) -> None:
         """``port`` is the target's: clients of any other have found the listener by themselves."""
         self._context = context
@@ -55,6 +66,7 @@ class Acceptor:
         self._port = port
         self._serve = serve
         self._decline = decline
+        self._prepared = prepared
         # Accepted sockets inherit it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.listen(min(_BACKLOG, context.queue))
@@ -82,7 +94,8 @@ class Acceptor:
     def _make_way(self) -> bool:
         """Descriptors run low. Who has more clients than others leaves new ones to its app; ``False``: take none now."""
         context = self._context
-        if context.loop.sockets >= context.most_sockets:
+        # Whoever is in the queue already has a claim to the sockets that are prepared.
+        if context.loop.sockets - self._prepared() >= context.most_sockets:
             context.set_full()
             self._ran_out()
             return False

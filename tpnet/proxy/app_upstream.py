@@ -25,6 +25,7 @@ class AppUpstream:
     __slots__ = ("_dialler", "_peer", "owner", "stream")
 
     side = APP
+    attentive = False
 
     def __init__(self, owner: Owner, dialler: AppDialler, peer: Peer) -> None:
         self.owner = owner
@@ -82,6 +83,9 @@ class AppUpstream:
         self.owner.calm = False
         self._dialler.dialled(stream.sock)
         return True
+
+    def sent(self) -> None:
+        """See ``Upstream.sent``: the app is at the other end of loopback."""
 
     def fail(self) -> None:
         """Something of ours went wrong."""

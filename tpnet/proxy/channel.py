@@ -77,12 +77,16 @@ class SetNode:
 
 @dataclass(frozen=True, slots=True)
 class SetSession:
-    """A session's state. ``up`` is the tunnel's liveness; ``ports`` are tunnel ports whose handler listens."""
+    """A session's state. ``up`` is the tunnel's liveness; ``ports`` are tunnel ports whose handler listens.
+
+    ``quiet``: a heartbeat is missing, so the tunnel may be dead, though it still counts as up.
+    """
 
     name: str
     address: str
     up: bool
     ports: list[int] = field(default_factory=list)
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)

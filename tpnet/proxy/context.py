@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 UNDECIDED = 10.0
 """Seconds that a connection may go without a complete first line before it is pinned (design, section 6)."""
 CONNECT = 1.0
-"""Seconds for a connection through the tunnel, and again for its status byte."""
+"""Seconds between two looks at a session's connection that is not there yet, or waits for its status byte."""
+UNCONFIRMED = 0.7
+"""Seconds that a session may take to confirm that it has what was sent to it, while its heartbeat is missing."""
 LINGER = 2.0
 """Seconds that a client may go on sending after its connection was closed in an orderly way."""
 HOLD = 0.1
@@ -47,7 +49,7 @@ class Context:
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
         "most_sockets", "node", "paused",
-        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "undecided",
+        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "unconfirmed", "undecided",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
@@ -69,6 +71,7 @@ class Context:
         self.undecided = Deadlines(loop, UNDECIDED, methodcaller("undecided_timeout"), near=False)
         self.connecting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
         self.awaiting = Deadlines(loop, CONNECT, methodcaller("timed_out"))
+        self.unconfirmed = Deadlines(loop, UNCONFIRMED, methodcaller("unconfirmed"))
         self.lingering = Deadlines(loop, LINGER, methodcaller("finish"), near=False)
         self.holding = Deadlines(loop, HOLD, methodcaller("release_held"))
         self.paused = Deadlines(loop, RETRY, methodcaller("resume"))

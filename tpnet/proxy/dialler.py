@@ -121,6 +121,10 @@ class AppDialler:
             self._pool4.decline(declines=declines)
             self._pool6.decline(declines=declines)
 
+    def prepared(self) -> int:
+        """Sockets for clients that are yet to come."""
+        return len(self._pool4.ready) + len(self._pool6.ready)
+
     def expect_no_more(self) -> None:
         """No new clients come: the target's place is soon another's."""
         self._place = 0

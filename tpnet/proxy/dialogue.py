@@ -116,10 +116,13 @@ class Dialogue:
                 and command[1] in upstreams
                 and len(upstreams) == 1
             ):
-                stream = upstreams[command[1]].stream
+                upstream = upstreams[command[1]]
+                stream = upstream.stream
                 stream.send(command[2])
                 if stream.backlog:
                     connection.calm = False
+                if upstream.attentive:
+                    upstream.sent()
             else:
                 self._run(commands)
             if self._undecided is not False:
@@ -198,13 +201,15 @@ class Dialogue:
         allowed = self.conversation.client_splice
         if allowed is None or allowed[1] < SPLICE_LEAST or allowed[0] not in self._upstreams:
             return False
-        sink = self._upstreams[allowed[0]].stream
+        upstream = self._upstreams[allowed[0]]
+        sink = upstream.stream
         if sink.backlog or sink.connecting:
             return False
         taken = sink.splice_from(client, allowed[1])
         if not taken:
             return False
         client.bulky = taken >= BULKY
+        upstream.sent()
         self._spliced(self.conversation.client_spliced(taken), sink)
         return True
 
@@ -297,6 +302,7 @@ class Dialogue:
                 upstream.stream.send(command[2])
                 if upstream.stream.backlog:
                     connection.calm = False
+                upstream.sent()
             elif command[0] == SHUT:
                 connection.calm = False
                 if command[1] in self._upstreams:

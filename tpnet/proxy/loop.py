@@ -56,6 +56,9 @@ class Deadlines:
     def __len__(self) -> int:
         return len(self._due)
 
+    def __contains__(self, thing: Any) -> bool:
+        return thing in self._due
+
     def add(self, thing: Any) -> None:
         """Start (or start again) the time of ``thing``."""
         loop = self._loop

@@ -46,7 +46,7 @@ class Router:
         self._verdicts = {
             one.name: Verdict(
                 Outcome.FORWARD,
-                SessionRoute(one.session, one.tunnel_port, one.name),
+                SessionRoute(one.session, one.tunnel_port, one.name, one.connect_timeout),
                 intercept=one.name,
                 on_failure_app=one.on_failure is OnFailure.APP,
             )
@@ -83,7 +83,7 @@ class Router:
                 return OF_KUBELET
         verdict = self._verdicts[intercept.name]
         session = self._context.sessions.get(intercept.session)
-        if session is None or not session.up:
+        if session is None or not session.up or session.silent:
             reason = "session down"
         elif intercept.tunnel_port not in session.ports:
             reason = "handler not listening"

@@ -5,7 +5,7 @@ It must never report that nothing was delivered unless that is certain: what is 
 The other end sends one byte before anything else: 0 when the handler was reached, 1 when it was not. Request
 bytes follow the connection at once; a refusal, FIN or RST in front of the status byte mean that the handler
 saw none. Silence does not: after a timeout the request counts as possibly delivered, once any of it may have
-left.
+left. How long is waited depends on whether the session's heartbeat is heard meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 from errno import ECONNRESET, EINPROGRESS, EIO
 from typing import TYPE_CHECKING
 
+from tpnet.kernel.tcp import tcp_info
+from tpnet.proxy.context import CONNECT, UNCONFIRMED
 from tpnet.proxy.lingering import close_upstream
 from tpnet.proxy.loop import IN, OUT
 from tpnet.proxy.stream import Stream
@@ -29,13 +31,15 @@ _CLOSED = "session closed before the handler was reached"
 
 
 class SessionUpstream:
-    """One connection to a session.
+    """One connection to a session. ``ready``: the status byte has come, and was good.
 
     What is sent while it waits for a prepared socket is kept (the connection reads nothing more from its client
-    while anything waits, so that is one read at most). ``ready``: the status byte has come, and was good.
+    while anything waits, so that is one read at most).
     """
 
-    __slots__ = ("owner", "ready", "side", "stream")
+    __slots__ = ("_doubted", "_since", "owner", "ready", "side", "stream")
+
+    attentive = True
 
     kept = True
     """As the client would keep it, if it spoke to the handler itself."""
@@ -45,14 +49,17 @@ class SessionUpstream:
         self.side = route
         self.stream = Stream(owner.context.loop, owner.context.pipes)
         self.ready = False
+        self._since = 0.0  # when it was dialled
+        self._doubted = False  # it has not confirmed in time what was sent
 
     def dial(self) -> None:
         """See ``Upstream.dial``."""
         context = self.owner.context
         state = context.sessions.get(self.side.session)
-        if state is None or not state.up:
+        if state is None or not state.up or state.silent:
             self.owner.failed(self, "session down", delivered=False)
             return
+        self._since = context.loop.now
         state.upstreams.add(self)
         context.connecting.add(self)
         sock = context.session_pool.take()
@@ -80,6 +87,9 @@ class SessionUpstream:
         if stream.connecting and not self._connected(events):
             return
         if self.ready and stream.wants_read:
+            if events & IN:
+                self._doubted = False
+                owner.context.unconfirmed.discard(self)
             owner.mover.on_upstream(self, events)
             return
         if events & OUT:
@@ -119,14 +129,57 @@ class SessionUpstream:
             self.ready = True
             self.owner.context.awaiting.discard(self)
             self.owner.mover.confirmed(self)
+            self.sent()
         else:
             self.owner.failed(self, "handler refused" if status else _CLOSED, delivered=False)
 
     def timed_out(self) -> None:
-        """Neither connection nor status byte in time."""
-        delivered = not self.stream.connecting
-        reason = "handler not reached in time" if delivered else "session not reached in time"
-        self.owner.failed(self, reason, delivered=delivered)
+        """Neither connection nor status byte for a while. Wait on while the session is heard, up to its bound."""
+        context = self.owner.context
+        connected = not self.stream.connecting
+        state = context.sessions.get(self.side.session)
+        heard = state is not None and state.up and not state.quiet
+        # While the supervisor is silent, nobody says that a heartbeat is missing.
+        if heard and context.supplied and context.loop.now - self._since < self.side.patience:
+            (context.awaiting if connected else context.connecting).add(self)
+            return
+        reason = "handler not reached in time" if connected else "session not reached in time"
+        self.owner.failed(self, reason, delivered=connected)
+
+    def sent(self) -> None:
+        """See ``Upstream.sent``."""
+        unconfirmed = self.owner.context.unconfirmed
+        if self.ready and self not in unconfirmed:
+            unconfirmed.add(self)
+
+    def unconfirmed(self) -> None:
+        """Nothing has come since something was sent, a while ago: see whether the other end's kernel has got it.
+
+        If not, and a heartbeat is missing as well, the tunnel is dead; either alone may be a lost packet.
+        """
+        context = self.owner.context
+        try:
+            info = tcp_info(self.stream.sock)
+        except OSError:
+            return  # its error is told by an event
+        if not info.unacked:
+            self._doubted = False
+            return
+        self._doubted = info.silent >= UNCONFIRMED * 0.9
+        state = context.sessions.get(self.side.session)
+        if not (self._doubted and state is not None and state.quiet):
+            context.unconfirmed.add(self)
+            return
+        state.silent = True
+        self.owner.failed(self, "session silent", delivered=True)
+
+    def session_quiet(self) -> None:
+        """A heartbeat is missing: what is late already is waited for no longer."""
+        context = self.owner.context
+        if self._doubted:
+            self.unconfirmed()
+        elif not self.ready and context.loop.now - self._since >= CONNECT:
+            self.timed_out()
 
     def session_lost(self) -> None:
         """The tunnel was declared down, or the session is gone."""
@@ -141,6 +194,7 @@ class SessionUpstream:
         context = self.owner.context
         context.connecting.discard(self)
         context.awaiting.discard(self)
+        context.unconfirmed.discard(self)
         context.session_pool.waiting.pop(self, None)
         state = context.sessions.get(self.side.session)
         if state is not None:

@@ -61,7 +61,15 @@ class Target:
         self.dialler.refill()
 
     def _accept_from(self, listener: Socket, port: int) -> Acceptor:
-        return Acceptor(self.context, listener, port, self._count, self._serve, self.dialler.decline)
+        return Acceptor(
+            self.context,
+            listener,
+            port,
+            self._count,
+            self._serve,
+            self.dialler.decline,
+            self.dialler.prepared,
+        )
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:
         self._count.open += 1

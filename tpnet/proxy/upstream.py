@@ -33,6 +33,13 @@ class Upstream(Protocol):
     def kept(self) -> bool:
         """Whether it stays open while requests go elsewhere."""
 
+    @property
+    def attentive(self) -> bool:
+        """Whether it wants to hear of what is sent."""
+
+    def sent(self) -> None:
+        """Something was sent on its stream."""
+
     def on_events(self, events: int, /) -> None:
         """Its socket is ready for something."""
 

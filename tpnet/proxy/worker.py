@@ -194,13 +194,19 @@ class Worker:
     def _set_session(self, message: SetSession, _fds: list[int]) -> None:
         state = self.context.sessions.get(message.name)
         if state is None:
-            state = SessionState(message.address, message.up, frozenset(message.ports), set())
+            state = SessionState(message.address, message.up, frozenset(message.ports), set(), message.quiet)
             self.context.sessions[message.name] = state
             self.context.session_pool.refill()
             return
         if not message.up or message.address != state.address:
             self._lose(message.name)
         state.address, state.up, state.ports = message.address, message.up, frozenset(message.ports)
+        state.quiet = message.quiet
+        if not message.quiet:
+            state.silent = False
+            return
+        for upstream in list(state.upstreams):
+            upstream.session_quiet()
 
     def _drop_session(self, message: DropSession, _fds: list[int]) -> None:
         self._lose(message.name)

@@ -13,6 +13,7 @@ padding and all, with ``tE`` in front. An agent that ends sends a goodbye, which
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import time
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ INTERVAL = 0.5
 """Seconds between heartbeats."""
 DEAD_AFTER = 2.0
 """Seconds of silence after which the other end counts as gone."""
+QUIET_AFTER = 0.7
+"""Seconds of silence after which it counts as quiet: one heartbeat is missing, which may mean nothing by itself."""
 HEARTBEAT_PORT = 21821
 """The agent's UDP port, at its tunnel address, that echoes."""
 
@@ -53,7 +56,8 @@ _TELL_EVERY = 1.0
 class Presence:
     """One session's liveness. ``seen`` is the monotonic time of its last heartbeat, 0 for never.
 
-    ``path``: bytes of the largest packet that passes, as the session says.
+    ``quiet``: it is up, and a heartbeat is missing. ``path``: bytes of the largest packet that passes, as the session
+    says.
     """
 
     up: bool = False
@@ -61,6 +65,7 @@ class Presence:
     rtt_ms: float = 0.0
     path: int = FULL
     path_told: tuple[int, float] = (-1, 0.0)
+    quiet: bool = False
 
 
 class Liveness:
@@ -68,7 +73,7 @@ class Liveness:
 
     def __init__(self) -> None:
         self._known: dict[IPv6Address, Presence] = {}
-        self._checked = 0.0
+        self._checked = math.inf
 
     def expect(self, address: IPv6Address) -> None:
         """Begin to watch an address; it is down until it is heard."""
@@ -103,6 +108,13 @@ class Liveness:
                 presence.path_told = presence.path, now
                 found.append((address, presence.path))
         return found
+
+    def quiet(self, now: float) -> list[IPv6Address]:
+        """Who has fallen quiet since this was last asked, or is heard again."""
+        changed = [a for a, p in self._known.items() if p.quiet != (p.up and now - p.seen >= QUIET_AFTER)]
+        for address in changed:
+            self._known[address].quiet ^= True
+        return changed
 
     def check(self, now: float) -> list[IPv6Address]:
         """Who has gone down since the last check. One that is late itself finds nobody: they may wait to be heard."""
@@ -199,9 +211,9 @@ def _send_whole(sock: socket.socket) -> None:
 class HeartbeatReceiver:
     """The agent's half: echoes, and says ``on_change(address, up)`` in the event loop.
 
-    ``on_path(address, size)`` is said when the size of a session's path is known, and whenever that changes. ``sock``
-    is a UDP socket made in the tunnel's namespace and bound to (the agent's address, ``HEARTBEAT_PORT``). Down is told
-    at most 0.1 s late.
+    ``on_path(address, size)`` is said when the size of a session's path is known, and whenever that changes;
+    ``on_quiet(address)`` when its ``quiet`` has changed. ``sock`` is a UDP socket made in the tunnel's namespace and
+    bound to (the agent's address, ``HEARTBEAT_PORT``). Down and quiet are told at most 0.1 s late.
     """
 
     def __init__(
@@ -209,10 +221,12 @@ class HeartbeatReceiver:
         sock: socket.socket,
         on_change: Callable[[IPv6Address, bool], None],
         on_path: Callable[[IPv6Address, int], None] = lambda _address, _size: None,
+        on_quiet: Callable[[IPv6Address], None] = lambda _address: None,
     ) -> None:
         self._sock = sock
         self._on_change = on_change
         self._on_path = on_path
+        self._on_quiet = on_quiet
         self._state = Liveness()
         self._heard: dict[IPv6Address, Any] = {}
         self._ending = False
@@ -275,6 +289,8 @@ class HeartbeatReceiver:
         now = time.monotonic()
         for address in self._state.check(now):
             self._on_change(address, False)
+        for address in self._state.quiet(now):
+            self._on_quiet(address)
         for address, size in self._state.paths(now):
             self._on_path(address, size)
         self._timer = asyncio.get_running_loop().call_later(_CHECK_EVERY, self._tick)

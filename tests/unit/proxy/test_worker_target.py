@@ -45,6 +45,7 @@ class Door:
         self.count = TargetCount()
         self.more = more
         self.declined = 0
+        self.prepared = 0
         self._clients = []
         self.acceptor = Acceptor(
             home.context,
@@ -53,6 +54,7 @@ class Door:
             self.count,
             self.serve,
             self.decline,
+            lambda: self.prepared,
         )
 
     def serve(self, sock, peer):
@@ -125,6 +127,17 @@ def test_without_room_the_supervisor_is_asked_to_leave_clients_to_the_app(home, 
     assert len(door.served) == 2
     home.context.look_for_room()
     assert home.told[-1] == Full(full=False)
+
+
+def test_who_is_in_the_queue_has_a_claim_to_the_sockets_that_are_prepared(home, door):
+    door = door()
+    door.prepared = home.context.loop.sockets + 1
+    home.context.loop.sockets += home.context.most_sockets
+    door.connect(2)
+    home.spin()
+    assert len(door.served) == 2
+    assert dict(door.count.reasons) == {}
+    home.context.loop.sockets -= home.context.most_sockets
 
 
 def test_near_the_last_descriptor_the_target_with_most_clients_makes_way_for_the_others(home, door):
@@ -255,7 +268,7 @@ def head(data=MINE):
 def test_without_rules_all_is_the_apps(router):
     assert router.decide(head()) is TO_APP
     router.set_rules([ONE])
-    assert router.decide(head()).side == (SESSION, 20001, "i1")
+    assert router.decide(head()).side == (SESSION, 20001, "i1", 10)
     assert router.decide(head(GET)) is TO_APP
     router.set_rules([])
     assert router.decide(head()) is TO_APP
@@ -293,12 +306,16 @@ class Draining:
     def __init__(self, drain, *, idle=False, forsaken=False):
         self.idle, self.forsaken = idle, forsaken
         self.ended = ""
+        self.marked = None
         self._drain = drain
         drain.add(self)
 
     def _gone(self, how):
         self.ended = self.ended or how
         self._drain.connections.discard(self)
+
+    def finish(self, *, mark):
+        self.marked = mark
 
     def end(self):
         self._gone("FIN")
@@ -312,7 +329,8 @@ def test_at_the_agents_end_silent_connections_wait_until_the_deadline_and_the_re
     idle, busy = Draining(drain, idle=True), Draining(drain)
     for now in (0, 1000):
         drain.tick(now)
-    drain.finish(1030)
+    drain.finish(1030, mark=True)
+    assert (idle.marked, busy.marked) == (True, True)
     drain.tick(1029)
     assert (idle.ended, busy.ended) == ("", "")
     drain.tick(1030)

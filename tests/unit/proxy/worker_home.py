@@ -152,13 +152,13 @@ class WorkerHome:
         else:
             self.dialler.add_sockets(purpose, socks)
 
-    def rules(self, *, on_failure="app", name="i1"):
+    def rules(self, *, on_failure="app", name="i1", connect_timeout=10):
         """One intercept: what has ``X-Me: me`` goes to the session."""
         self.router.set_rules(
             [
                 Intercept(
                     name, "ann", SESSION, "t", ("t",), self.app.port, (HeaderRule("x-me", "me"),),
-                    tunnel_port=self.session.port, on_failure=OnFailure(on_failure),
+                    tunnel_port=self.session.port, on_failure=OnFailure(on_failure), connect_timeout=connect_timeout,
                 )
             ]
         )  # fmt: skip
@@ -199,6 +199,7 @@ class WorkerHome:
     def later(self, seconds):
         """Let that much time pass, for the deadlines."""
         now = time.monotonic() + seconds
+        self.loop.now = now
         for deadlines in list(self.loop.deadlines):
             deadlines.run(now)
         self.spin()

@@ -4,7 +4,7 @@ from ipaddress import IPv6Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpnet.tunnel.liveness import DEAD_AFTER, INTERVAL, Liveness, Pulse
+from tpnet.tunnel.liveness import DEAD_AFTER, INTERVAL, QUIET_AFTER, Liveness, Pulse
 
 BOB, EVE = IPv6Address("fd00::b"), IPv6Address("fd00::e")
 
@@ -46,6 +46,23 @@ def test_after_a_pause_of_the_watcher_nobody_is_gone_before_he_was_listened_to()
     assert state.check(20.1) == []
     assert state.check(30) == []
     assert state.check(30.1) == [BOB], "nothing had come"
+
+
+def test_quiet_once_a_heartbeat_is_missing_and_until_one_is_heard_or_it_is_down():
+    state, pulse = watched(), Pulse()
+    assert state.quiet(100) == [], "one that was never heard is no more than down"
+    state.datagram(pulse.ask(10), BOB, 10)
+    assert state.quiet(10 + QUIET_AFTER - 0.01) == []
+    assert state.quiet(10.01 + QUIET_AFTER) == [BOB]
+    assert state.get(BOB).quiet
+    assert state.quiet(10 + QUIET_AFTER + 0.1) == [], "told once"
+    state.datagram(pulse.ask(11), BOB, 11)
+    assert state.quiet(11) == [BOB]
+    assert not state.get(BOB).quiet
+    state.quiet(12)
+    state.check(11 + DEAD_AFTER)
+    assert state.quiet(11 + DEAD_AFTER) == [BOB]
+    assert not state.get(BOB).quiet, "down says it all"
 
 
 def test_a_few_lost_heartbeats_do_no_harm():
