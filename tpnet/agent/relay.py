@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import IO
 
 _log = logging.getLogger(__name__)
 
@@ -21,13 +20,12 @@ _LAST = 1 << 16  # bytes that a pipe holds
 
 
 class Relay:
-    """Reads ``pipe``, which it owns, until ``close``."""
+    """Reads ``pipe``, a descriptor that it owns and that never blocks, until ``close``."""
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    def __init__(self, pipe: int) -> None:
         self._pipe = pipe
         self._begun = b""
         self._timer: asyncio.TimerHandle | None = None
-        os.set_blocking(pipe.fileno(), False)
         self._listen()
 
     def close(self) -> None:
@@ -35,26 +33,26 @@ class Relay:
         loop = asyncio.get_running_loop()
         if self._timer is not None:
             self._timer.cancel()
-        loop.remove_reader(self._pipe.fileno())
+        loop.remove_reader(self._pipe)
         if data := self._taken(_LAST):
             self._pass_on(data)
         if self._begun:
             self._pass_on(b"\n")
-        self._pipe.close()
+        os.close(self._pipe)
 
     def _listen(self) -> None:
-        asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._read)
+        asyncio.get_running_loop().add_reader(self._pipe, self._read)
 
     def _read(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._pipe.fileno())
+        loop.remove_reader(self._pipe)
         if data := self._taken(_AT_ONCE):
             self._pass_on(data)
             self._timer = loop.call_later(_EVERY, self._listen)
 
     def _taken(self, most: int) -> bytes | None:
         try:
-            return os.read(self._pipe.fileno(), most)
+            return os.read(self._pipe, most)
         except BlockingIOError:
             return None
 

@@ -177,36 +177,43 @@ class Workers:
         loop = asyncio.get_running_loop()
         self._lost = False
         self._started = time.monotonic()
-        theirs: socket.socket | None = None
-        try:
-            self._end, theirs = channel.pair()
-            # From the main thread: the worker is to die with the thread that started it.
-            with apart():
-                self._process = subprocess.Popen(
-                    command(theirs.fileno(), self._uid),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=[theirs.fileno()],
-                    cwd="/",
-                    env={name: text for name, text in os.environ.items() if name.startswith(_HANDED_ON)},
-                )
-            assert self._process.stderr is not None, "it has a pipe"
-            self._relay = Relay(self._process.stderr)
-            self._pidfd = os.pidfd_open(self._process.pid)
-        except OSError as error:
-            _log.error("no worker could be started: %s", error.strerror)
-            if self._process is not None:
-                self._process.kill()
-            self._gone()
-            return
-        finally:
-            if theirs is not None:
-                theirs.close()
+        with contextlib.ExitStack() as ours_for_now:
+            try:
+                self._launch(ours_for_now)
+            except OSError as error:
+                _log.error("no worker could be started: %s", error.strerror)
+                if self._process is not None:
+                    self._process.kill()
+                self._gone()
+                return
+        assert self._end is not None, "it has been started"
         self._ended.clear()
         loop.add_reader(self._pidfd, self._gone)
         loop.add_reader(self._end.fileno(), self._read)
         self._timer = loop.call_later(READY_SECONDS, self._too_late)
+
+    def _launch(self, childs: contextlib.ExitStack) -> None:
+        """Start the process. ``childs`` closes what is the child's alone. Raises ``OSError``."""
+        self._end, theirs = channel.pair()
+        childs.callback(theirs.close)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        childs.callback(os.close, null)
+        words, voice = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        childs.callback(os.close, voice)
+        os.set_blocking(voice, True)
+        self._relay = Relay(words)
+        # From the main thread: the worker is to die with the thread that started it.
+        with apart():
+            self._process = subprocess.Popen(
+                command(theirs.fileno(), self._uid),
+                stdin=null,
+                stdout=null,
+                stderr=voice,
+                pass_fds=[theirs.fileno()],
+                cwd="/",
+                env={name: text for name, text in os.environ.items() if name.startswith(_HANDED_ON)},
+            )
+        self._pidfd = os.pidfd_open(self._process.pid)
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Tell the worker something, in order; without a worker that serves it is lost.
