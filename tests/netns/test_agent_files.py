@@ -68,8 +68,9 @@ def test_a_run_directory_in_which_others_may_write_is_refused(agent):
     assert stat.S_IMODE(agent.run_dir.stat().st_mode) == 0o777
 
 
-def test_a_container_s_volume_is_made_the_agent_s_own(agent):
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0777", "tpnet-test", agent.run_dir], check=True)
+@pytest.mark.parametrize("mode", ["0777", "1777"], ids=["on disk", "in memory"])
+def test_a_container_s_volume_is_made_the_agent_s_own(agent, mode):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode={mode}", "tpnet-test", agent.run_dir], check=True)
     try:
         agent.start()
         assert stat.S_IMODE(agent.run_dir.stat().st_mode) == 0o700

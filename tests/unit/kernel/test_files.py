@@ -205,3 +205,11 @@ def test_what_is_made_is_not_inherited(own):
     listed = subprocess.run(["ls", f"/proc/self/fd/{fd}"], capture_output=True, text=True, check=False)
     assert listed.returncode != 0
     os.close(fd)
+
+
+@pytest.mark.parametrize("path", ["/tmp", "/var/tmp", "/dev/shm"])
+def test_a_folder_that_is_everybody_s_is_never_taken_for_oneself(path):
+    before = Path(path).stat().st_mode
+    with pytest.raises(OSError):
+        files.own_folder(Path(path))
+    assert Path(path).stat().st_mode == before
