@@ -147,9 +147,12 @@ class Sessions:
         return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of()))
 
     def tell(self, name: str) -> None:
-        """Tell the worker how a session is, if that has changed."""
+        """Tell the worker how a session is, if that has changed.
+
+        Not once the agent ends: sessions turn to the next one, and what is under way to them goes on all the same.
+        """
         entry = self._book.sessions.get(name)
-        if entry is None:
+        if entry is None or self._ending:
             return
         ports = {
             intercept.tunnel_port
@@ -309,7 +312,7 @@ class Sessions:
 
     def _changed(self, address: IPv6Address, up: bool) -> None:
         name = self._names.get(address)
-        if name is not None and not self._ending:  # when it ends, sessions turn to the next agent
+        if name is not None and not self._ending:
             _log.info("session %s is %s", name, "up" if up else "down; its requests go to the app")
             self.tell(name)
             self._on_change()
