@@ -40,6 +40,7 @@ CALLS = (
     Allow("setsockopt", (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER,)))),
     Allow("setsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE)))),
     Allow("getsockopt", (Is(1, (socket.SOL_SOCKET,)),)),
+    Allow("getsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_INFO,)))),
     Allow("fcntl", (Is(1, (_F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ)),)),
     Allow("ioctl", (Is(1, (_FIONBIO,)),)),
     # A long message of the supervisor's; the signs of life.
