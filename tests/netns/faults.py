@@ -63,6 +63,22 @@ def idle_clients(stage, load, count=200):
             reset(sock)
 
 
+def clients_vanish(stage, load, count=30):
+    """Clients of which nothing is heard any more, some of them in the middle of a request."""
+    with contextlib.ExitStack() as clients:
+        socks = [clients.enter_context(stage.connect()) for _ in range(count)]
+        for number, sock in enumerate(socks):
+            sock.sendall((b"", b"GET / HT", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nabc")[number % 3])
+        ports = ", ".join(str(sock.getsockname()[1]) for sock in socks)
+        with (
+            dropped(stage.net.client, f"meta l4proto tcp th dport {{ {ports} }}"),
+            contextlib.suppress(OSError),
+        ):
+            time.sleep(0.5)
+            clients.close()
+            time.sleep(1)
+
+
 def other_rules(stage, load):
     """A colleague of bob's comes and goes on the same port."""
     stage.bob.add(stage.lab, "other", headers=stage.headers("somebody"))
@@ -93,8 +109,14 @@ def tunnel_dies(stage, load, seconds=3.0):
         time.sleep(seconds)
 
 
-HARMLESS = (restart, leave_and_return, supervisor_stops, idle_clients, other_rules)
-CUTTING = (worker_dies, worker_hangs, agent_dies, tunnel_dies)
+def handler_restarts(stage, load):
+    stage.bob.handler.close()
+    load.wait_for(stage.bob.name, "app", since=time.monotonic())
+    stage.serve()
+
+
+HARMLESS = (restart, leave_and_return, supervisor_stops, idle_clients, clients_vanish, other_rules)
+CUTTING = (worker_dies, worker_hangs, agent_dies, tunnel_dies, handler_restarts)
 
 
 class Watch:

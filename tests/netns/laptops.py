@@ -154,12 +154,16 @@ class Stage(Scene):
             self.agent = agent
             self._plays = {}
             self.app(partial(self._play, "app"))
-            self.bob.serve(partial(self._play, "bob"))
+            self.serve()
             self.plays(app=None, bob=None)
             self.intercept()
         except BaseException:
             self.close()
             raise
+
+    def serve(self):
+        """Bob's handler, anew."""
+        self.bob.serve(partial(self._play, "bob"))
 
     def headers(self, value):
         """The rule of another intercept of the same port."""

@@ -27,6 +27,12 @@ def dropped(netns, what):
         nft(netns, f"delete table inet {TABLE}")
 
 
+def between(port, socks):
+    """nftables' expression for what passes between a port and these sockets, either way."""
+    ports = ", ".join([str(port), *(str(sock.getsockname()[1]) for sock in socks)])
+    return f"meta l4proto tcp th dport {{ {ports} }} th sport {{ {ports} }}"
+
+
 def nft(netns, rules):
     with netns.entered():
         done = subprocess.run(["nft", "-f", "-"], input=rules, capture_output=True, text=True, check=False)

@@ -26,6 +26,7 @@ def served(sock):
         return False
 
 
+@pytest.mark.slow
 def test_when_the_worker_has_no_descriptors_left_the_app_takes_new_clients_and_later_the_worker_again():
     with limited(800) as small, contextlib.ExitStack() as clients:
         small.nginx()
@@ -55,12 +56,13 @@ def test_when_the_worker_has_no_descriptors_left_the_app_takes_new_clients_and_l
         assert small.control.info().worker_restarts == 0
 
 
-@pytest.mark.parametrize("descriptors", [128, 200, 320])
+@pytest.mark.slow
+@pytest.mark.parametrize("descriptors", [128, 320])
 def test_a_hundred_clients_at_once_are_all_served_whatever_there_is(descriptors):
     with limited(descriptors) as small:
         small.nginx()
         small.create()
-        for _ in range(3):
+        for _ in range(2):
             with contextlib.ExitStack() as clients:
                 open_ = [clients.enter_context(small.net.connect(8080)) for _ in range(100)]
                 assert [number for number, sock in enumerate(open_) if not served(sock)] == []
@@ -76,6 +78,7 @@ def test_a_hundred_clients_at_once_are_all_served_whatever_there_is(descriptors)
         assert small.control.info().worker_restarts == 0
 
 
+@pytest.mark.slow
 def test_a_thousand_idle_connections_of_one_target_starve_no_other():
     with limited(3000, pods=2) as small, contextlib.ExitStack() as clients:
         for pod in small.net.pods:

@@ -8,6 +8,7 @@ import time
 import pytest
 from agent_lab import GET, MATCHED, AgentLab, ask, wait_until
 from laptops import Laptops
+from tunnel_lab import gone
 from worker_lab import Bulk, Server, peak
 
 from tpnet.agent.status import memory_kib
@@ -158,6 +159,21 @@ def test_agent_killed_and_started_again_gets_session_and_intercept_back(laptops,
     lab.agent.start()
     goes_to(lab, bob.matched(), bob.name, seconds=15)
     assert lab.control.status().sessions[0].up
+
+
+def test_kept_connections_that_owe_nothing_keep_no_session_that_is_left(laptops, lab):
+    bob = laptops.user("bob")
+    bob.add(lab)
+    pid = bob.client.info()["pid"]
+    with lab.net.connect(8080) as client:
+        for _ in range(2):
+            client.sendall(bob.matched())
+            assert bob.name.encode() in client.recv(65536)
+        assert bob.client.info()["intercepts"][0]["open"] == 1
+        bob.client.remove(f"orders-{bob.name}")
+        wait_until(lambda: gone(pid), 3)
+        client.sendall(bob.matched())
+        assert b"the app" in client.recv(65536)
 
 
 def test_agent_that_ends_says_goodbye_and_the_next_one_has_everything_within_a_second(laptops, lab):

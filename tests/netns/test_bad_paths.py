@@ -8,10 +8,11 @@ import time
 import pytest
 from agent_lab import Agent, wait_until
 from laptops import Stage, answer, head_of, request
-from networks import dropped, namespaces, tcp_sockets
+from networks import between, dropped, namespaces, tcp_sockets
 from worker_lab import read, read_head, read_request, reset
 
 
+@pytest.mark.slow
 def test_a_tunnel_that_dies_makes_a_request_on_a_kept_connection_a_second_late_at_most(stage):
     stage.plays()
     took = []
@@ -63,6 +64,7 @@ redirect.KEEPALIVE = {socket.TCP_KEEPIDLE: 3, socket.TCP_KEEPINTVL: 1, socket.TC
 """The agent's keepalive towards clients, in seconds instead of a minute and a half."""
 
 
+@pytest.mark.slow
 def test_a_client_that_vanishes_is_found_out_and_its_end_passed_on():
     """Some wait for a handler or an app that stays silent, some for nothing."""
     with contextlib.closing(Agent()) as agent:
@@ -87,9 +89,7 @@ def vanish(stage):
         for number, sock in enumerate(socks):
             sock.sendall((stage.matched(), request(), b"")[number % 3])
         wait_until(lambda: worker.more() >= 10)
-        ports = ", ".join(str(sock.getsockname()[1]) for sock in socks)
-        own = f"meta l4proto tcp th dport {{ 8080, {ports} }} th sport {{ 8080, {ports} }}"
-        with dropped(stage.net.client, own):
+        with dropped(stage.net.client, between(8080, socks)):
             wait_until(lambda: len(ended) == 4, 20)
             wait_until(lambda: worker.more() <= 0, 5)
 

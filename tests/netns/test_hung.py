@@ -3,12 +3,15 @@
 import contextlib
 import os
 import signal
+import socket
+import threading
 import time
 
 import pytest
 from agent_lab import Agent, wait_until
 from books import judge
 from laptops import Stage, answer, request
+from worker_lab import answering
 
 BLOCKS = """
 import signal
@@ -70,6 +73,7 @@ def test_a_worker_that_hangs_is_passed_by_within_a_second_and_replaced(own, how)
     assert judge(load, own.books, replays=True) == []
 
 
+@pytest.mark.slow
 def test_a_supervisor_that_is_stopped_is_missed_by_nobody(own):
     with own.load(rate=150) as load:
         load.wait_for(own.bob.name, own.bob.name)
@@ -94,6 +98,7 @@ def probe(own, family):
         return answer(sock)
 
 
+@pytest.mark.slow
 def test_both_stopped_new_connections_are_the_app_s_within_a_second(own):
     with own.load(rate=150) as load:
         load.wait_for(own.bob.name, own.bob.name)
@@ -116,17 +121,32 @@ def test_both_stopped_new_connections_are_the_app_s_within_a_second(own):
 
 
 @pytest.mark.parametrize("method", [b"GET", b"POST"])
-def test_a_laptop_that_is_busy_for_a_moment_gets_its_requests_all_the_same(stage, method):
-    """Its signs of life are missed for less time than says that it has gone."""
-    stage.plays()
-    daemon = stage.bob.client.info()["pid"]
-    for _ in range(3):
-        with stage.connect() as sock:
-            os.kill(daemon, signal.SIGSTOP)
-            try:
-                sock.sendall(stage.matched(method, body=b"abc" if method == b"POST" else b""))
-                time.sleep(1.2)
-            finally:
-                os.kill(daemon, signal.SIGCONT)
+def test_a_handler_that_is_too_busy_to_accept_is_waited_for_while_its_laptop_is_heard(scene, method):
+    """Its queue of connections is full for 1.5 s, so that the kernel drops the session daemon's SYN."""
+    scene.app(answering("app"))
+    scene.bob.handler.close()
+    with contextlib.ExitStack() as stack:
+        handler = stack.enter_context(scene.bob.laptop.socket(socket.AF_INET, socket.SOCK_STREAM))
+        handler.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        handler.bind(("127.0.0.1", 8080))
+        handler.listen(0)
+        scene.intercept()
+        for _ in range(2):
+            waiting = stack.enter_context(scene.bob.laptop.socket(socket.AF_INET, socket.SOCK_STREAM))
+            waiting.setblocking(False)
+            waiting.connect_ex(("127.0.0.1", 8080))
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    sock = stack.enter_context(handler.accept()[0])
+                    threading.Thread(target=answering("bob"), args=(sock,), daemon=True).start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        with scene.connect() as sock:
+            sock.sendall(scene.matched(method, body=b"abc" if method == b"POST" else b""))
+            time.sleep(1.5)
+            thread.start()
             assert answer(sock) == (200, "bob 3" if method == b"POST" else "bob 0")
-        time.sleep(1)
+        handler.shutdown(socket.SHUT_RDWR)
+        thread.join(5)

@@ -93,7 +93,7 @@ def test_what_is_under_way_when_the_last_intercept_is_left_ends_in_its_own_time(
         stack.enter_context(scene.connect(timeout=30)) for _ in range(6)
     )
     with stack:
-        websocket.sendall(request(more=b"connection: upgrade\r\nupgrade: websocket\r\n"))
+        websocket.sendall(request(path=b"/socket", more=b"connection: upgrade\r\nupgrade: websocket\r\n"))
         assert b" 101 " in read_head(websocket)
         long.sendall(request(path=b"/long"))
         assert b" 200 " in read_head(long)

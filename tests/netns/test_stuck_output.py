@@ -57,6 +57,7 @@ class Left:
         os.close(self.fd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Unread, Full, Left])
 def test_output_that_goes_nowhere_holds_nobody_up(kind):
     with contextlib.ExitStack() as stack:

@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from worker_lab import UID, Server, WorkerLab, answer, answering, until
+from worker_lab import UID, Server, WorkerLab, answer, answering, read, read_head, until
 
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -354,46 +354,38 @@ def test_a_removed_target_is_taken_up_again_with_its_connections(net, make_lab, 
     assert lab.drained_times == [4]
 
 
-def test_told_to_finish_it_ends_its_connections_and_says_so(net, make_lab, program, app):
+@pytest.mark.parametrize("mark", [True, False])
+def test_told_to_finish_it_ends_each_connection_with_its_next_response(net, make_lab, program, app, mark):
     lab = make_lab()
     redirect = lab.add_target(net.pod.netns, PORT, program)
-    idle, busy, piped = (net.connect(PORT) for _ in range(3))
-    for sock in (idle, busy):
+    first, silent, piped = (net.connect(PORT) for _ in range(3))
+    for sock in (first, silent):
         sock.sendall(GET)
         assert answer(sock) == (200, "app 0")
     piped.sendall(b"\xff")
     redirect.disable(PORT)
-    lab.remove()
-    lab.finish(2.0)
+    lab.finish(4.0, mark=mark)
     begun = time.monotonic()
-    idle.settimeout(5)
-    ended = threading.Event()
-
-    def keep_busy():
-        with contextlib.suppress(OSError, AssertionError):
-            while True:
-                busy.sendall(GET)
-                answer(busy)
-                time.sleep(0.1)
-        ended.set()
-
-    threading.Thread(target=keep_busy, daemon=True).start()
-    assert idle.recv(10) == b""  # FIN, not a reset
-    assert 0.9 < time.monotonic() - begun < 3.5
-    assert not lab.drained.is_set()
-    assert ended.wait(5), "a busy connection ends at a message's end after the grace"
-    assert time.monotonic() - begun > 1.9
+    with net.connect(PORT) as fresh:  # the app's own
+        fresh.sendall(GET)
+        assert answer(fresh) == (200, "app 0")
+    lab.remove()
+    first.settimeout(3)
+    first.sendall(GET)
+    head = read_head(first)
+    assert (b"\r\nconnection: close\r\n" in head.lower()) is mark
+    assert read(first, lambda data: data == b"app 0") == b"app 0"
+    assert first.recv(10) == b""
+    silent.settimeout(10)
+    assert silent.recv(10) == b""  # FIN, not a reset
+    assert 3.9 < time.monotonic() - begun < 8
     piped.settimeout(10)
     with pytest.raises(ConnectionResetError):
         while piped.recv(10):
             pass
-    assert 6.5 < time.monotonic() - begun < 10
-    assert lab.drained.wait(3)
-    for sock in (idle, busy, piped):
+    for sock in (first, silent, piped):
         sock.close()
-    with net.connect(PORT) as sock:
-        sock.sendall(GET)
-        assert answer(sock) == (200, "app 0")
+    assert lab.drained.wait(5)
 
 
 @pytest.mark.parametrize("v4", [True, False], ids=["ipv4", "ipv6"])

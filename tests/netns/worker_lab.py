@@ -406,8 +406,8 @@ class WorkerLab:
     def remove(self, target=1, times=1):
         self.send(RemoveTarget(target, times))
 
-    def finish(self, seconds):
-        self.send(Finish(seconds))
+    def finish(self, seconds, *, mark=True):
+        self.send(Finish(seconds, mark))
 
     def rss(self):
         """KiB."""

@@ -5,10 +5,13 @@ The supervisor starts one ``Orders`` and looks after everything else. It must ne
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Protocol
 
 from tpnet.agent.calls import Calls
 from tpnet.control.local.store import Store
+from tpnet.model import AgentStatus, Intercept, InterceptStatus, Session, SessionGrant
+from tpnet.model.codec import prepare
 
 if TYPE_CHECKING:
     from tpnet.agent.answers import Parts
@@ -56,7 +59,8 @@ class LocalOrders:
         self._calls: Calls | None = None
 
     async def prepare(self) -> None:
-        """See ``Orders``. There is nothing to do."""
+        """See ``Orders``: sessions of an agent before this one are about to ask."""
+        await asyncio.to_thread(prepare, AgentStatus, Session, SessionGrant, Intercept, InterceptStatus)
 
     async def begin(self, parts: Parts) -> Backend:
         """See ``Orders``."""

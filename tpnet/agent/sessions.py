@@ -147,9 +147,12 @@ class Sessions:
         return self._heartbeat.presence(address_of(entry.session.public_key, prefix_of()))
 
     def tell(self, name: str) -> None:
-        """Tell the worker how a session is, if that has changed."""
+        """Tell the worker how a session is, if that has changed.
+
+        Not once the agent ends: sessions turn to the next one, and what is under way to them goes on all the same.
+        """
         entry = self._book.sessions.get(name)
-        if entry is None:
+        if entry is None or self._ending:
             return
         ports = {
             intercept.tunnel_port
@@ -240,7 +243,11 @@ class Sessions:
             await asyncio.sleep(GOODBYE_PAUSE)
 
     async def make_way(self) -> None:
-        """Leave the node's UDP port to the next agent. What is under way to sessions goes on, from another port."""
+        """Leave the node's UDP port to the next agent.
+
+        What is under way to sessions goes on, from another port: they learn of it by whatever comes from there, such as
+        another ``goodbye``.
+        """
         if self._end is not None:
             try:
                 await asyncio.to_thread(self._end.move_away)
@@ -305,7 +312,7 @@ class Sessions:
 
     def _changed(self, address: IPv6Address, up: bool) -> None:
         name = self._names.get(address)
-        if name is not None and not self._ending:  # when it ends, sessions turn to the next agent
+        if name is not None and not self._ending:
             _log.info("session %s is %s", name, "up" if up else "down; its requests go to the app")
             self.tell(name)
             self._on_change()

@@ -196,6 +196,7 @@ class Agent:
         """Let the next agent start, while what is under way here ends."""
         await self._sessions.make_way()
         self._lock.close()
+        await self._sessions.goodbye()
         if left := sum(self._ledger.target(door.number).get("open", 0) for door in self._targets.left()):
             _log.info("waiting %g s at most for %d connections to end", self._end_seconds, left)
 

@@ -78,6 +78,9 @@ class Control(Protocol):
 class NodeControl(Control, Protocol):
     """What one node's agent, spoken to directly, offers besides."""
 
+    def answers(self) -> bool:
+        """Whether an agent is there, asked as cheaply as can be."""
+
     def register_session(self, session: Session) -> SessionGrant:
         """Begin a session. One of the same name and user is replaced, and its intercepts are dropped.
 

@@ -1,4 +1,7 @@
-"""What the kernel knows of a TCP connection (tcp(7), TCP_INFO). Must never be asked of another kind of socket."""
+"""What the kernel knows of a TCP connection (tcp(7), TCP_INFO), and options that Python has no name for.
+
+Must never be asked of another kind of socket.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import _socket
+
+TCP_NOTSENT_LOWAT = 25
+"""include/uapi/linux/tcp.h: bytes that may wait to be sent, besides a piece that is under way."""
+SO_BUF_LOCK = 72
+"""include/uapi/asm-generic/socket.h, since 5.15: which buffers are of a fixed size; 0 leaves it to the kernel again."""
 
 # struct tcp_info of include/uapi/linux/tcp.h, as far as tcpi_last_ack_recv.
 _INFO = struct.Struct("=8B13I")

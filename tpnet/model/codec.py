@@ -24,6 +24,12 @@ def _adapter(cls: type) -> Any:
     return _adapters[cls]
 
 
+def prepare(*classes: type) -> None:
+    """Do now what the first ``encode`` or ``decode`` of each takes: a few tenths of a second, most of it an import."""
+    for cls in classes:
+        _adapter(cls)
+
+
 def encode(obj: object) -> dict[str, Any]:
     """Plain JSON data of a dataclass of ``tpnet.model``."""
     return cast("dict[str, Any]", _adapter(type(obj)).dump_python(obj, mode="json"))

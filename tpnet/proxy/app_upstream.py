@@ -25,7 +25,6 @@ class AppUpstream:
     __slots__ = ("_dialler", "_peer", "owner", "stream")
 
     side = APP
-    attentive = False
 
     def __init__(self, owner: Owner, dialler: AppDialler, peer: Peer) -> None:
         self.owner = owner

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tpnet.kernel import bpf, limits, namespaces, seccomp
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.seccomp import Allow, Is, Without
+from tpnet.kernel.tcp import SO_BUF_LOCK, TCP_NOTSENT_LOWAT
 from tpnet.model import TpnetError
 from tpnet.proxy import privileges
 
@@ -37,8 +38,17 @@ CALLS = (
     ),
     # The bypass map's entries. Neither maps nor programs.
     Allow("bpf", (Is(0, (bpf.BPF_MAP_UPDATE_ELEM, bpf.BPF_MAP_DELETE_ELEM)),)),
-    Allow("setsockopt", (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER,)))),
-    Allow("setsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE)))),
+    Allow(
+        "setsockopt",
+        (Is(1, (socket.SOL_SOCKET,)), Is(2, (socket.SO_LINGER, socket.SO_RCVBUF, SO_BUF_LOCK))),
+    ),
+    Allow(
+        "setsockopt",
+        (
+            Is(1, (socket.IPPROTO_TCP,)),
+            Is(2, (socket.TCP_NODELAY, socket.TCP_KEEPIDLE, TCP_NOTSENT_LOWAT)),
+        ),
+    ),
     Allow("getsockopt", (Is(1, (socket.SOL_SOCKET,)),)),
     Allow("getsockopt", (Is(1, (socket.IPPROTO_TCP,)), Is(2, (socket.TCP_INFO,)))),
     Allow("fcntl", (Is(1, (_F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_DUPFD_CLOEXEC, _F_SETPIPE_SZ)),)),

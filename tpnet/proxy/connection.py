@@ -24,7 +24,7 @@ from tpnet.proxy.sessions import SessionRoute
 from tpnet.proxy.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Container
 
     from tpnet.http.conversation import Side
     from tpnet.proxy.context import Context
@@ -82,9 +82,12 @@ class Connection:
         upstream: Upstream
         if side is APP:
             upstream = AppUpstream(self, self._home.dialler, self._peer)
+            self.client.sock.hold_as_usual()
         else:
             assert isinstance(side, SessionRoute)
             upstream = SessionUpstream(self, side)
+            # A developer may read slowly, or not at all: what the client sends is not to pile up here meanwhile.
+            self.client.sock.hold_little()
         self.upstreams[side] = upstream
         if self._to_dial is None:
             self._to_dial = []
@@ -116,6 +119,13 @@ class Connection:
         self._forget_mover()
         self.mover = pipe = Pipe(self, self.client, upstream)
         self.client.handle(pipe.on_client)
+
+    def retire(self, standing: Container[Side]) -> None:
+        """Let go of upstreams to sessions whose routes stand no more, each when it owes nothing."""
+        for side, upstream in list(self.upstreams.items()):
+            if side is not APP and side not in standing and not self.done:
+                self.mover.retire(upstream)
+        self.settle()
 
     def failed(self, upstream: Upstream, reason: str, *, delivered: bool, again: bool = False) -> None:
         """See ``Owner.failed``."""
@@ -166,19 +176,6 @@ class Connection:
         """See ``Mover.finish``."""
         if not self.done:
             self.mover.finish(mark=mark)
-
-    def release(self, intercepts: Collection[str]) -> bool:
-        """Let go of sessions whose intercept is none of these, once they owe nothing; whether that is still to come."""
-        stale = [
-            side
-            for side in self.upstreams
-            if isinstance(side, SessionRoute) and side.intercept not in intercepts
-        ]
-        if not stale or not self.idle:
-            return bool(stale)
-        for side in stale:
-            self.let_go(side)
-        return False
 
     @property
     def forsaken(self) -> bool:

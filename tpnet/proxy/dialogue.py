@@ -54,19 +54,17 @@ class Connected(Owner, Protocol):
     def pin(self, side: Side, /) -> None:
         """Be a pipe between the client and a side from now on."""
 
-    def end(self, *, prompt: bool = False) -> None:
-        """End it in an orderly way; ``prompt``: the client at once."""
-
 
 class Dialogue:
     """The ``Mover`` of a connection that has a conversation."""
 
-    __slots__ = ("_client", "_connection", "_undecided", "_upstreams", "conversation")
+    __slots__ = ("_client", "_connection", "_retired", "_undecided", "_upstreams", "conversation")
 
     def __init__(self, connection: Connected, conversation: Conversation) -> None:
         self._connection = connection
         self._client = connection.client
         self._upstreams = connection.upstreams
+        self._retired: set[Side] = set()
         self._undecided: bool | None = None  # the client has said nothing
         self.conversation = conversation
 
@@ -105,24 +103,22 @@ class Dialogue:
             return
         if data:
             upstreams = self._upstreams
-            if (len(upstreams) > 1 or APP not in upstreams) and conversation.idle:
+            app = upstreams.get(APP) if len(upstreams) == 1 else None
+            if app is None and conversation.idle:
                 self._look_at_kept()
                 if connection.done:
                     return
             commands = conversation.client_data(data)
             if (
-                len(commands) == 1
+                app is not None
+                and len(commands) == 1
                 and (command := commands[0])[0] == SEND
-                and command[1] in upstreams
-                and len(upstreams) == 1
+                and command[1] is APP
             ):
-                upstream = upstreams[command[1]]
-                stream = upstream.stream
+                stream = app.stream
                 stream.send(command[2])
                 if stream.backlog:
                     connection.calm = False
-                if upstream.attentive:
-                    upstream.sent()
             else:
                 self._run(commands)
             if self._undecided is not False:
@@ -145,7 +141,7 @@ class Dialogue:
         connection, conversation, stream = self._connection, self.conversation, upstream.stream
         try:
             if events != IN:
-                if not self._ready(stream, events):
+                if not self._ready(stream, events, unread=True):
                     return
             elif stream.bulky and self._splice_down(upstream):
                 return
@@ -169,13 +165,15 @@ class Dialogue:
                 return
             else:
                 self._run(commands)
-        elif stream.broken:
+        elif stream.cut:
             self._broken(upstream)
             return
         else:
             stream.ended = True
             connection.calm = False
             self._run(conversation.upstream_eof(upstream.side))
+        if self._retired:
+            self._let_retired_go()
         if not connection.calm or not conversation.reading_client:
             connection.settle()
 
@@ -188,10 +186,10 @@ class Dialogue:
             if side is not APP and not upstream.stream.connecting and not upstream.stream.drained():
                 upstream.on_events(IN)
 
-    def _ready(self, stream: Stream, events: int) -> bool:
+    def _ready(self, stream: Stream, events: int, *, unread: bool = False) -> bool:
         """Whether there is something to read, after what else the events say. Raises ``OSError``."""
         self._connection.calm = False
-        if stream.ready(events):
+        if stream.ready(events, unread=unread):
             return True
         self._connection.settle()
         return False
@@ -246,6 +244,22 @@ class Dialogue:
     def lost(self, upstream: Upstream, reason: str, *, delivered: bool, again: bool) -> None:
         """See ``Mover.lost``."""
         self._run(self.conversation.upstream_failed(upstream.side, reason, delivered=delivered, again=again))
+
+    def retire(self, upstream: Upstream) -> None:
+        """See ``Mover.retire``."""
+        self._retired.add(upstream.side)
+        self._let_retired_go()
+
+    def _let_retired_go(self) -> None:
+        connection, conversation = self._connection, self.conversation
+        if connection.done or not conversation.idle:
+            return
+        for side in self._retired:
+            if side in self._upstreams:
+                connection.calm = False
+                connection.let_go(side)
+                self._run(conversation.upstream_eof(side))
+        self._retired.clear()
 
     # Deadlines.
 

@@ -42,6 +42,9 @@ class Pipe:
     def confirmed(self, _upstream: Upstream) -> None:
         """See ``Mover.confirmed``: what was sent is on its way already."""
 
+    def retire(self, _upstream: Upstream) -> None:
+        """See ``Mover.retire``: what is a pipe stays one."""
+
     def lost(self, _upstream: Upstream, _reason: str, *, delivered: bool, again: bool) -> None:
         """See ``Mover.lost``."""
         del delivered, again
@@ -55,7 +58,7 @@ class Pipe:
         """From ``source`` to ``sink``, as it comes."""
         owner = self._owner
         try:
-            if events != IN and not source.ready(events):
+            if events != IN and not source.ready(events, unread=source is self._upstream):
                 owner.settle()
                 return
             free = not (sink.backlog or sink.connecting)
@@ -78,8 +81,11 @@ class Pipe:
             sink.send(data)
             if sink.backlog:
                 owner.calm = False
-        elif source.broken:
+        elif source.cut:
             owner.abort()
+            return
+        elif source.broken and source is self._upstream:
+            owner.end()  # it has ended behind what it said, and takes nothing more
             return
         else:
             source.ended = True

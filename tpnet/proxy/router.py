@@ -14,8 +14,9 @@ from tpnet.proxy.sessions import SessionRoute
 from tpnet.rules import ProbeSet, RuleSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Container, Sequence
 
+    from tpnet.http.conversation import Side
     from tpnet.http.h1.head import RequestHead
     from tpnet.model import Intercept
     from tpnet.proxy.context import Context
@@ -69,6 +70,11 @@ class Router:
 
     def _decide_of_node(self, head: RequestHead) -> Verdict:
         return self.decide(head, from_node=True)
+
+    @property
+    def routes(self) -> Container[Side]:
+        """The ways to sessions that requests may take."""
+        return {verdict.side for verdict in self._verdicts.values()}
 
     def decide(self, head: RequestHead, *, from_node: bool = False) -> Verdict:
         """Who takes this request."""

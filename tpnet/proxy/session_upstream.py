@@ -39,15 +39,14 @@ class SessionUpstream:
 
     __slots__ = ("_doubted", "_since", "owner", "ready", "side", "stream")
 
-    attentive = True
-
     kept = True
     """As the client would keep it, if it spoke to the handler itself."""
 
     def __init__(self, owner: Owner, route: SessionRoute) -> None:
         self.owner = owner
         self.side = route
-        self.stream = Stream(owner.context.loop, owner.context.pipes)
+        self.stream = stream = Stream(owner.context.loop, owner.context.pipes)
+        stream.splices = False  # a pipe would hold a megabyte for as long as the developer does not read
         self.ready = False
         self._since = 0.0  # when it was dialled
         self._doubted = False  # it has not confirmed in time what was sent
@@ -74,6 +73,7 @@ class SessionUpstream:
             self.side.session
         ]  # dropping a session fails all that wait for it
         try:
+            sock.hold_little()
             error = sock.connect_ex((state.address, self.side.port))
         except OSError as failure:
             error = failure.errno or EIO
@@ -95,7 +95,9 @@ class SessionUpstream:
         if events & OUT:
             stream.flush()
         if not stream.wants_read:
-            if events & ~(IN | OUT) and stream.failure():
+            try:
+                stream.ready(events & ~OUT, unread=True)
+            except OSError:
                 owner.failed(self, "session connection broken", delivered=self.ready, again=True)
                 return
         elif events & ~OUT:

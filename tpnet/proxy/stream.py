@@ -6,7 +6,9 @@ at most one read.
 
 A failed write is never reported by itself. The kernel tells the same through the reading side, after the
 bytes that arrived before the failure (an answer sent before a reset, say), and that is where the connection
-learns of it.
+learns of it. Only how it ends must be remembered: the failed write takes the socket's error with it, and reading
+then ends as it does at FIN. EPIPE is the error of a reset behind FIN, any other of one without (tcp_reset() in
+net/ipv4/tcp_input.c).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import os
 import socket
 import struct
 from collections import deque
+from errno import EPIPE
 from typing import TYPE_CHECKING
 
 from tpnet.proxy.loop import IN, OUT
@@ -96,16 +99,19 @@ class Pipes:
 class Stream:
     """One end of a connection: a socket that is connected, that connects, or that is still to come.
 
+    ``splices``: a splice may take as much from or for it as a pipe holds.
+
     ``backlog`` is what waits to be written, in bytes, in a pipe or in user space; the pipe's bytes go first.
     ``ended`` says that the other end's FIN has been read, ``shut`` that ours was sent, ``shutting`` that it is to
-    follow the backlog. ``broken`` says that a write has failed, ``bulky`` that the last read was a large one.
+    follow the backlog. ``broken`` says that a write has failed, ``cut`` that it did so without a FIN of the other end:
+    what reads as its end is none. ``bulky`` says that the last read was a large one.
     ``connecting`` says that it is not known to be established: nothing leaves before whoever learns of it clears
     the flag and calls ``flush``. So it is from the beginning: what is sent before ``attach`` waits as well.
     """
 
     __slots__ = (
         "_events", "_loop", "_pipe", "_piped", "_pipes", "_queue", "_registered",
-        "backlog", "broken", "bulky", "connecting", "ended", "fd", "shut", "shutting", "sock",
+        "backlog", "broken", "bulky", "connecting", "cut", "ended", "fd", "shut", "shutting", "sock", "splices",
     )  # fmt: skip
 
     sock: Socket
@@ -122,11 +128,13 @@ class Stream:
         self._piped = 0
         self.backlog = 0
         self.broken = False
+        self.cut = False
         self.bulky = False
         self.connecting = True
         self.ended = False
         self.shut = False
         self.shutting = False
+        self.splices = True
 
     def attach(self, sock: Socket, handler: Handler, *, connecting: bool = False) -> None:
         """Here is its socket, whose events ``handler`` takes. What was sent before leaves now if it is connected."""
@@ -171,8 +179,8 @@ class Stream:
                 sent = self.sock.send(data, MORE if more else NOW)
             except BlockingIOError:
                 sent = 0
-            except OSError:
-                self.broken = True
+            except OSError as error:
+                self._broke(error)
                 return
             if sent == len(data):
                 return
@@ -201,8 +209,9 @@ class Stream:
                     return
         except BlockingIOError:
             return
-        except OSError:
-            self._break()
+        except OSError as error:
+            self._broke(error)
+            self._discard()
             return
         self._queue = None
         if self.shutting:
@@ -211,10 +220,10 @@ class Stream:
     def splice_from(self, source: Stream, limit: int) -> int | None:
         """Move up to ``limit`` bytes from ``source`` here without seeing them; only without a backlog.
 
-        Returns the bytes taken from ``source``, 0 at its end, ``None`` when it has none now or no pipe is
-        free. Raises ``OSError`` when the source fails.
+        Returns the bytes taken from ``source``, 0 at its end, ``None`` when it has none now, no pipe is free or one of
+        the two is not for splices. Raises ``OSError`` when the source fails.
         """
-        pipe = self._pipes.take()
+        pipe = self._pipes.take() if self.splices and source.splices else None
         if pipe is None:
             return None
         try:
@@ -242,9 +251,10 @@ class Stream:
         self._pipe = None
         return True
 
-    def _break(self) -> None:
-        self.broken = True
-        self._discard()
+    def _broke(self, error: OSError) -> None:
+        if not self.broken:
+            self.broken = True
+            self.cut = error.errno != EPIPE
 
     def _discard(self) -> None:
         self.backlog = 0
@@ -288,31 +298,39 @@ class Stream:
         """Whether readable events are asked for."""
         return self._registered and bool(self._events & IN)
 
-    def ready(self, events: int) -> bool:
+    def ready(self, events: int, *, unread: bool = False) -> bool:
         """Deal with events that are not plain readability. ``True``: there is something to read as well.
 
-        ``False``: watch it anew. Raises ``OSError`` when it is broken off.
+        ``False``: watch it anew. ``unread``: what has arrived is to be read before a reset behind it counts. Raises
+        ``OSError`` when it is broken off.
         """
         if events & OUT:
             self.flush()
         if self.wants_read:
             return bool(events & ~OUT)
-        if events & ~(IN | OUT) and self.failure():
+        if events & ~(IN | OUT) and self.failure(unread=unread):
             raise ConnectionError
         return False
 
-    def failure(self) -> bool:
-        """An event came that nobody asked for: whether the connection is reset.
+    def failure(self, *, unread: bool = False) -> bool:
+        """An event came that nobody asked for: whether the connection is reset. ``unread`` as for ``ready``.
 
-        Otherwise both directions are shut and the kernel would say so for ever: the socket leaves the epoll
-        set until there is something to do with it.
+        Otherwise both directions are shut, or there is something to read first, and the kernel would say so for
+        ever: the socket leaves the epoll set until there is something to do with it.
         """
-        if self.broken or self.error():
+        if not (unread and self._unread()) and (self.broken or self.error()):
             return True
         if self._registered:
             self._registered = False
             self._loop.epoll.unregister(self.fd)
         return False
+
+    def _unread(self) -> bool:
+        """Whether bytes have arrived that were not read. Raises ``OSError``, which the kernel forgets then."""
+        try:
+            return bool(self.sock.recv(1, NOW | socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
 
     def error(self) -> int:
         """The errno that the kernel holds for it, 0 for none; it forgets it then."""

@@ -37,7 +37,6 @@ class Target:
         "_drain",
         "_number",
         "_removed",
-        "_stale",
         "_vigil",
         "closing",
         "context",
@@ -49,7 +48,6 @@ class Target:
         self.context = context
         self._number = message.target
         self._removed = 0  # how often it was, while it is
-        self._stale = False  # connections may have sessions that no intercept goes to any more
         self._count = count = TargetCount()
         self._drain = Drain()
         self.closing = self._drain.closing
@@ -79,6 +77,13 @@ class Target:
         self._drain.begun(connection)
         return not self.dialler.crowded(peer)
 
+    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe]) -> None:
+        """Decide by these intercepts from the next request on. What others have open goes as soon as it owes nothing."""
+        self.router.set_rules(intercepts, probes)
+        routes = self.router.routes
+        for connection in list(self._drain.connections):
+            connection.retire(routes)
+
     def gone(self, connection: Connection) -> None:
         """See ``connection.Home``."""
         self._drain.connections.discard(connection)
@@ -88,10 +93,6 @@ class Target:
         """Once a second."""
         self.dialler.tick()
         self._vigil.tick()
-        if self._stale:
-            kept = self.router.intercepts
-            waiting = [connection for connection in list(self._drain.connections) if connection.release(kept)]
-            self._stale = bool(waiting)
         self._drain.tick(now)
         if self._removed and self._drain.over:
             self.dialler.close()
@@ -122,8 +123,3 @@ class Target:
     def finish(self, seconds: float, *, mark: bool) -> None:
         """Let the connections end, all within ``seconds`` and ``drain.LAST``. ``mark``: see ``Mover.finish``."""
         self._drain.finish(self.context.loop.now + seconds, mark=mark)
-
-    def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe]) -> None:
-        """Decide by these from the next request on. Sessions that none of them goes to are let go of."""
-        self.router.set_rules(intercepts, probes)
-        self._stale = True

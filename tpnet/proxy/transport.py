@@ -7,9 +7,12 @@ C method itself, so that the seam costs nothing. Must never block, and never loo
 from __future__ import annotations
 
 import _socket
+import contextlib
 import os
 import socket
 from typing import TYPE_CHECKING, Protocol
+
+from tpnet.kernel.tcp import SO_BUF_LOCK, TCP_NOTSENT_LOWAT
 
 if TYPE_CHECKING:
     from collections.abc import Buffer, Iterable  # type: ignore[attr-defined]
@@ -19,6 +22,12 @@ NOW = socket.MSG_DONTWAIT
 MORE = socket.MSG_DONTWAIT | socket.MSG_MORE
 """The flag of a write after which the end follows at once, and may share a segment with it."""
 _SPLICE = 1 | 2  # splice(2): SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+
+
+_RECEIVED = 64 * 1024
+"""SO_RCVBUF of what a session's bytes pass: the kernel doubles it, to have room for its own books."""
+_UNSENT = 16 * 1024
+"""Bytes that may wait in the kernel to be sent there, besides a piece that is under way (TCP_NOTSENT_LOWAT)."""
 
 
 class Transport(Protocol):
@@ -45,6 +54,12 @@ class Transport(Protocol):
     def shutdown(self, how: int, /) -> None:
         """Send the end (shutdown(2))."""
 
+    def hold_little(self) -> None:
+        """Have the kernel hold little of what is received, and little of what waits to be sent."""
+
+    def hold_as_usual(self) -> None:
+        """Leave that to the kernel again."""
+
 
 class Socket(_socket.socket):
     """A TCP socket: the plain transport.
@@ -63,6 +78,17 @@ class Socket(_socket.socket):
         """See ``Transport.drain``."""
         self._unblock()
         return os.splice(pipe, self.fileno(), count, flags=_SPLICE)
+
+    def hold_little(self) -> None:
+        """See ``Transport.hold_little``. What was sent and is not confirmed is not limited: a long way needs it."""
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVED)
+        self.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, _UNSENT)
+
+    def hold_as_usual(self) -> None:
+        """See ``Transport.hold_as_usual``. Before Linux 5.15 the limit of what is received stays."""
+        self.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, 0)
+        with contextlib.suppress(OSError):
+            self.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, 0)
 
     def _unblock(self) -> None:
         # splice(2) looks at O_NONBLOCK; reads and writes say MSG_DONTWAIT and need it not.

@@ -33,10 +33,6 @@ class Upstream(Protocol):
     def kept(self) -> bool:
         """Whether it stays open while requests go elsewhere."""
 
-    @property
-    def attentive(self) -> bool:
-        """Whether it wants to hear of what is sent."""
-
     def sent(self) -> None:
         """Something was sent on its stream."""
 
@@ -73,6 +69,9 @@ class Mover(Protocol):
     def confirmed(self, upstream: Upstream, /) -> None:
         """The handler behind it is reached."""
 
+    def retire(self, upstream: Upstream, /) -> None:
+        """No further request will go there: it is to be let go of when it owes nothing."""
+
     def lost(self, upstream: Upstream, reason: str, /, *, delivered: bool, again: bool) -> None:
         """It is not there, or no more, and let go of.
 
@@ -96,6 +95,9 @@ class Owner(Protocol):
 
     def fail(self) -> None:
         """Something of ours went wrong: end it, and count that."""
+
+    def end(self, *, prompt: bool = False) -> None:
+        """End it in an orderly way; ``prompt``: the client at once."""
 
     def abort(self) -> None:
         """End the whole connection, with RST."""

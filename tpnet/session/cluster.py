@@ -314,8 +314,7 @@ class ClusterPresence:
         """A node that serves us no more."""
         link = self._links[node]
         if self._busy(str(link.agent.address)):
-            # What is under way when an intercept is left ends in its own time. While our heartbeat is heard, the agent
-            # keeps its end too.
+            # What is under way when an intercept is left ends in its own time. The agent keeps its end as long.
             self._unwanted[node] = now
             link.nudge()
         elif now - self._unwanted.setdefault(node, now) > KEEP_SECONDS:

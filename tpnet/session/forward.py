@@ -37,8 +37,8 @@ KERNEL_BYTES = {"tunnel": (64 * 1024, 64 * 1024), "handler": (32 * 1024, 16 * 10
 stream whose receiver is slow takes 192 KiB upwards (128 + 32 of the read + 32), and 224 KiB downwards. The tunnel has the
 larger part, since its round trip is the longer one: 64 KiB are 10 Mbit/s at 50 ms."""
 
-# The worker waits a second for the status byte; a slower handler would leave it unsure what was delivered.
-_DIAL_SECONDS = 0.7
+PATIENCE = 0.7
+"""Seconds for the handler to be connected where nothing is said."""
 _BACKLOG = 512
 _ACCEPTS_AT_ONCE = 32
 _FULL_PAUSE = 0.1
@@ -54,7 +54,8 @@ _TUNNEL_OPTIONS = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000),
+    # No TCP_USER_TIMEOUT: it would also end a stream whose reader pauses (tcp_probe_timer() in net/ipv4/tcp_timer.c).
+    # Bytes that are not acknowledged end it after the tries that the tunnel's namespace says.
 )
 
 _buffer = bytearray(READ_SIZE)
@@ -67,9 +68,11 @@ log = logging.getLogger(__name__)
 class Forward:
     """A listening socket in the tunnel's namespace, and its relays.
 
+    ``patience`` says, for each dial, how many seconds the handler has to be connected: fewer than the worker waits for
+    the status byte, which would be unsure what was delivered.
     ``open``, ``total`` and ``refused`` count connections.     ``listener`` is bound to the session's tunnel
     address and is owned from now on. ``is_agent`` says of a tunnel address whether it may connect. ``on_refused`` is
-    called whenever the handler could not be dialled.
+    called whenever the handler could not be dialled. ``tunnel`` is whose namespace it is, and only ever compared.
     """
 
     def __init__(
@@ -78,8 +81,12 @@ class Forward:
         is_agent: Callable[[str], bool],
         handler: Handler,
         on_refused: Callable[[], None],
+        patience: Callable[[], float] = lambda: PATIENCE,
+        tunnel: object = None,
     ) -> None:
+        self.tunnel = tunnel
         self.handler = handler
+        self._patience = patience
         self.port = int(listener.getsockname()[1])
         self.total = 0
         self.refused = 0
@@ -149,7 +156,7 @@ class Forward:
 
     async def _serve(self, relay: Relay) -> None:
         try:
-            relay.start(await dial(self.handler))
+            relay.start(await dial(self.handler, self._patience()))
         except OSError as error:
             log.info("handler %s cannot be reached: %s", self.handler, error.strerror or error)
             self.refused += 1
@@ -163,16 +170,20 @@ def _bound(sock: socket.socket, kind: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, option, size)
 
 
-async def dial(handler: Handler) -> socket.socket:
-    """A connection to the handler, in this computer's own network. Raises ``OSError``."""
+async def dial(handler: Handler, seconds: float = PATIENCE) -> socket.socket:
+    """A connection to the handler, in this computer's own network, within so many seconds. Raises ``OSError``."""
     loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
     failure = OSError(errno.EHOSTUNREACH, "no address")
-    for address in await addresses_of(handler):
+    async with asyncio.timeout_at(until):  # its TimeoutError is an OSError
+        addresses = await addresses_of(handler)
+    for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             _bound(sock, "handler")
-            async with asyncio.timeout(_DIAL_SECONDS):
+            # One that is silent leaves as much to each of those behind it.
+            async with asyncio.timeout((until - loop.time()) / left):
                 await loop.sock_connect(sock, (str(address), handler.port))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         except TimeoutError:

@@ -138,11 +138,7 @@ class Presence:
 
     async def agent_answers(self) -> bool:
         """Whether an agent is there, be it one that does not know us."""
-        try:
-            await self._ask(self.control.info)
-        except TpnetError:
-            return False
-        return True
+        return await self._ask(self.control.answers)
 
     async def run(self) -> None:
         """Keep the session standing until cancelled."""
@@ -273,10 +269,10 @@ class Presence:
             if end is None or link is None:
                 continue
             try:
-                if end.alive():
-                    link.nudge()
-                else:
+                if not end.alive():
                     self._wake.set()
+                elif not link.gone:  # else its port is the next one's: where it has gone its packets say
+                    link.nudge()
             except TpnetError as error:
                 log.warning("%s", error)
 

@@ -26,7 +26,7 @@ from tpnet.model import (
     parse_handler,
 )
 from tpnet.session.client import END_SECONDS
-from tpnet.session.forward import Forward
+from tpnet.session.forward import PATIENCE, Forward
 from tpnet.session.handlers import HandlerWatch
 
 if TYPE_CHECKING:
@@ -44,6 +44,8 @@ FIRST_PORT, LAST_PORT = 20000, 29999
 _LATE_COMERS = 0.2
 """Seconds that the door of a removed intercept stays open, for requests that were decided just before."""
 _FIRST_WISH_SECONDS = 5.0
+_DIAL_SHARE = 0.7
+"""Of the time that a request waits: what a dial to its handler may take. The rest is the tunnel's."""
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +175,7 @@ class Wishes:
                     f"Leave it first (tpnet leave {draft.name}), or give this one another --name.",
                 )
             port = self._free_port()
-            door = self._door(handler, port)
+            door = self._door(draft, handler, port)
             intercept = dataclasses.replace(
                 draft, session=self._presence.name, handler=str(handler), tunnel_port=port
             )
@@ -278,14 +280,21 @@ class Wishes:
             if port not in taken:
                 return port
 
-    def _door(self, handler: Handler, port: int) -> Forward:
+    def _door(self, intercept: Intercept, handler: Handler, port: int) -> Forward:
         """A door at the tunnel address. Raises ``TpnetError``."""
+
+        def patience() -> float:
+            # Of a handler that is known not to listen, nobody waits long to hear it.
+            return (
+                PATIENCE if self._watch.problem(intercept.name) else _DIAL_SHARE * intercept.connect_timeout
+            )
+
         end = self._presence.tunnel
         listener = end.socket()
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((str(end.address), port))
-            return Forward(listener, self._presence.is_agent, handler, self._watch.look_now)
+            return Forward(listener, self._presence.is_agent, handler, self._watch.look_now, patience, end)
         except OSError as error:
             listener.close()
             raise TpnetError(f"Port {port} of the tunnel cannot be opened: {error.strerror}.") from error
@@ -320,8 +329,10 @@ class Wishes:
             for name, wish in self._wishes.items():
                 wish.standing = name in there
                 wish.intercept = dataclasses.replace(wish.intercept, session=self._presence.name)
-                wish.door.close()
-                wish.door = self._door(wish.handler, wish.intercept.tunnel_port)
+                # What an earlier agent has open in the same tunnel goes on.
+                if wish.door.tunnel is not self._presence.tunnel:
+                    wish.door.close()
+                    wish.door = self._door(wish.intercept, wish.handler, wish.intercept.tunnel_port)
             await self._create_missing()
         await self._presence.renew()
 
@@ -363,7 +374,7 @@ class Wishes:
         try:
             handler = parse_handler(draft.handler)
             port = self._free_port()
-            door = self._door(handler, port)
+            door = self._door(draft, handler, port)
             intercept = dataclasses.replace(
                 draft, session=self._presence.name, handler=str(handler), tunnel_port=port
             )

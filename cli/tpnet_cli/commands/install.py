@@ -31,6 +31,11 @@ _FEW = 3
 @click.option(
     "--dry-run", is_flag=True, help="Say what would change, as the API server sees it, and change nothing."
 )
+@click.option(
+    "--bytes-untouched",
+    is_flag=True,
+    help="Agents that end tell no client to connect anew: not even its last response is marked.",
+)
 @click.option("--wait", is_flag=True, help="Wait until an agent is ready on every node.")
 @click.option(
     "--timeout",
@@ -42,7 +47,15 @@ _FEW = 3
 )
 @where_options(cluster_only=True)
 @output_option()
-def install(where: Where, image: str, dry_run: bool, wait: bool, timeout: float, output: str | None) -> None:
+def install(
+    where: Where,
+    image: str,
+    dry_run: bool,
+    bytes_untouched: bool,
+    wait: bool,
+    timeout: float,
+    output: str | None,
+) -> None:
     """Put tpnet into a cluster, or bring what is there to this version: the command is the same for both.
 
     It applies the objects that come with tpnet, and removes those of an earlier version that are not needed any more.
@@ -55,7 +68,7 @@ def install(where: Where, image: str, dry_run: bool, wait: bool, timeout: float,
         raise InvalidInput(
             "--dry-run changes nothing, so there is nothing to --wait for.", "Drop one of them."
         )
-    objects = work.manifests(image)
+    objects = work.manifests(image, bytes_untouched=bytes_untouched)
     console = make_console()
     steps = Steps(console, quiet=is_data(output))
     rollout: Rollout | None = None

@@ -48,6 +48,9 @@ def test_another_image_changes_the_image_and_nothing_else():
     assert container["image"] == "registry.example/agent:2"
     container["image"] = f"localhost/tpnet-agent:{__version__}"
     assert daemon_set == named("DaemonSet", names.AGENT_ACCOUNT)
+    assert daemon_set["spec"]["template"]["spec"]["containers"][0]["args"] == ["agent", "run"]
+    (other,) = (obj for obj in manifests(bytes_untouched=True) if obj["kind"] == "DaemonSet")
+    assert other["spec"]["template"]["spec"]["containers"][0]["args"] == ["agent", "run", "--bytes-untouched"]
     with pytest.raises(InvalidInput):
         manifests("two words")
 

@@ -87,12 +87,16 @@ class Wire:
         self._pump()
         return self
 
+    def tell(self, side, piece):
+        """A piece of a scripted response arrives."""
+        self.do(self.conversation.upstream_data(side, piece))
+
     def _pump(self):
         while True:
             if self._answers:
                 side, piece = self._answers.popleft()
                 if not self.conversation.over:
-                    self.do(self.conversation.upstream_data(side, piece))
+                    self.tell(side, piece)
             elif self._unread and self.conversation.reading_client:
                 self.do(self.conversation.client_data(self._unread.popleft()))
             else:

@@ -529,6 +529,32 @@ def test_what_is_not_http_waits_for_a_session_and_not_for_the_app(row, rule):
     assert wire.log == [(PIN, APP)]
 
 
+@pytest.mark.parametrize("side", [APP, DEV])
+@pytest.mark.parametrize("row", [row for row in ROWS if row.id.startswith("S58")], ids=lambda row: row.id)
+def test_a_later_head_that_is_too_long_is_the_apps_and_one_that_fits_is_not(row, side):  # S68
+    data = get() + row.data
+    for size in (len(data), 65_536, 4096):
+        wire = Wire(RULES["no rule" if side is APP else "matches"]).write(
+            *(data[at : at + size] for at in range(0, len(data), size))
+        )
+        wire.say(side, FIRST)
+        if row.verdict == "P":
+            assert wire.app == (data if side is APP else row.data)
+            assert wire.log == [(PIN, APP)]
+        else:
+            assert wire.received[side] == data
+            assert wire.log == []
+        assert wire.client == FIRST
+
+
+def test_what_came_of_a_response_before_a_pin_is_not_lost():
+    for half in (b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r"):
+        wire = Wire().write(get()).say(APP, half).write(b"\x16\x03\x01").say(APP, b"rest")
+        assert wire.client == half + b"rest"
+        assert wire.app == get() + b"\x16\x03\x01"
+        assert wire.log == [(PIN, APP)]
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.verdict in "RB"], ids=lambda row: row.id)
 def test_nothing_is_refused_while_no_rule_stands(row):
     """Nobody can be smuggled anything: what would be R or B is a pipe to the app."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from http_wire import APP, CLOSE_CLIENT, DEV, HOST, NEXT, TO_APP, TO_DEV, Wire, chunked, post, request
+from http_wire import APP, CLOSE_CLIENT, DEV, HOST, NEXT, RESET, TO_APP, TO_DEV, Wire, chunked, post, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -178,3 +178,38 @@ def test_what_a_session_answers_never_makes_more_than_the_answers_that_are_owed(
         assert told.startswith(seen) or seen.partition(b"HTTP/1.1 502 Bad Gateway\r\n")[1]
         outcomes.append((seen, wire.log))
     assert outcomes[0] == outcomes[1]
+
+
+class Disturbed(Wire):
+    """Before each piece of a session's response, the next of ``goes`` happens to the app."""
+
+    goes = iter(())
+
+    def tell(self, side, piece):
+        if side == DEV and (go := next(self.goes, None)):
+            self.do(go(self.conversation))
+        super().tell(side, piece)
+
+
+APP_GOES = [
+    lambda conversation: conversation.upstream_eof(APP),
+    lambda conversation: conversation.upstream_data(APP, b"HTTP/1.1 408 Request Timeout\r\n\r\n"),
+    lambda conversation: conversation.upstream_failed(APP, "reset", delivered=True),
+]
+
+
+@SETTINGS
+@given(st.lists(exchanges(), min_size=1, max_size=5), CUTS, st.lists(st.sampled_from([None, *APP_GOES])))
+def test_an_app_that_owes_nothing_may_go_at_any_time_while_a_session_owes(conversation, cut_told, goes):
+    """What an app does that has nothing to do changes nothing for the client, and it is dialled again when needed."""
+    scripts = {
+        side: [(one.asked, one.told) for one in conversation if one.side == side] for side in (APP, DEV)
+    }
+    seen = []
+    for disturbance in ([], goes):
+        wire = Disturbed(by_path, scripts, cut=cut_told)
+        wire.goes = iter(disturbance)
+        wire.write(*(one.asked for one in conversation))
+        ends = [command for command in wire.log if command != (RESET, APP)]
+        seen.append((wire.app, wire.dev, bytes(wire.client), wire.letters, ends))
+    assert seen[0] == seen[1]

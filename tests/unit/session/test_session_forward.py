@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 import pytest
 
 from tpnet.model import Handler
-from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, Forward
+from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, Forward, dial
 
 LOCAL = IPv6Address("::1")
 
@@ -61,9 +61,9 @@ class Lane:
         return agent, served
 
 
-def run(main):
+def run(main, seconds=30):
     async def bounded():
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(seconds):
             await main()
 
     asyncio.run(bounded())
@@ -198,6 +198,23 @@ def test_slow_receiver_stops_the_sender_and_nothing_is_lost_or_kept():
     run(main)
 
 
+@pytest.mark.slow
+def test_reader_that_pauses_is_waited_for():
+    async def main():
+        async with Lane() as lane:
+            sink, source = await lane.pair()
+            sent = 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += source.send(bytes(1 << 16))
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(40)
+            source.shutdown(socket.SHUT_WR)
+            assert len(await receive(sink, sent + 1)) == sent
+
+    run(main, 90)
+
+
 def kept(sock):
     """Bytes of kernel memory that what waits in a socket takes, both ways (sock_diag(7): SO_MEMINFO)."""
     meminfo = struct.unpack("9I", sock.getsockopt(socket.SOL_SOCKET, 55, 36))
@@ -268,7 +285,7 @@ def test_door_closed_during_a_dial_leaves_no_task(monkeypatch):
     async def main():
         started = asyncio.Event()
 
-        async def never(handler):
+        async def never(handler, seconds):
             started.set()
             await asyncio.sleep(60)
 
@@ -279,6 +296,26 @@ def test_door_closed_during_a_dial_leaves_no_task(monkeypatch):
             lane.door.close()
             await asyncio.sleep(0.01)
             assert len(asyncio.all_tasks()) == 1
+
+    run(main)
+
+
+def test_handler_that_does_not_answer_is_refused_when_the_patience_is_over():
+    async def main():
+        with socket.socket() as silent:  # bound, with a full backlog: further handshakes get no answer
+            silent.bind(("127.0.0.1", 0))
+            silent.listen(0)
+            loop = asyncio.get_running_loop()
+            filling = [socket.socket() for _ in range(4)]
+            for sock in filling:
+                sock.setblocking(False)
+                sock.connect_ex(silent.getsockname())
+            began = loop.time()
+            with pytest.raises(OSError, match="no answer"):
+                await dial(Handler("127.0.0.1", silent.getsockname()[1]), 0.3)
+            assert 0.25 < loop.time() - began < 5
+            for sock in filling:
+                sock.close()
 
     run(main)
 

@@ -106,8 +106,8 @@ class Rollout:
         return self.ready == self.updated == self.nodes
 
 
-def manifests(image: str = "") -> list[Object]:
-    """All objects, in order; ``image`` replaces the agents' image.
+def manifests(image: str = "", *, bytes_untouched: bool = False) -> list[Object]:
+    """All objects, in order; ``image`` replaces the agents' image. ``bytes_untouched``: see ``tpnet agent run``.
 
     Raises ``InvalidInput`` for an image with blanks or control characters.
     """
@@ -122,10 +122,13 @@ def manifests(image: str = "") -> list[Object]:
         for document in yaml.safe_load_all((folder / name).read_text(encoding="utf-8"))
         if document
     ]
-    if image:
-        for obj in objects:
-            if obj["kind"] == DAEMON_SETS.kind:
-                obj["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    for obj in objects:
+        if obj["kind"] == DAEMON_SETS.kind:
+            container = obj["spec"]["template"]["spec"]["containers"][0]
+            if image:
+                container["image"] = image
+            if bytes_untouched:
+                container["args"].append("--bytes-untouched")
     return objects
 
 

@@ -24,6 +24,7 @@ from tpnet.model import (
     SessionGrant,
     Status,
     TargetInfo,
+    TpnetError,
 )
 from tpnet.model.codec import decode, encode
 
@@ -62,6 +63,14 @@ class LocalControl:
         """Close the kept connections. A later call opens a new one."""
         while self._idle:
             self._idle.pop().close()
+
+    def answers(self) -> bool:
+        """See ``NodeControl``."""
+        try:
+            self._call("info")
+        except TpnetError:
+            return False
+        return True
 
     def info(self) -> AgentStatus:
         """See ``Control``."""

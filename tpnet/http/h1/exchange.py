@@ -42,18 +42,16 @@ class Exchange:
     """One request under way.
 
     ``kept``: all bytes of it so far, for the case that its session fails, or ``None`` if they are not kept. A
-    request that came in one piece is kept as that very object. ``interim``: interim responses so far.
-    ``continued``: one was 100. ``reused``: it went over a session's connection that was there before it.
+    request that came in one piece is kept as that very object. ``reused``: it went over a session's connection
+    that was there before it.
     """
 
-    __slots__ = ("continued", "head", "interim", "kept", "progress", "reused", "verdict")
+    __slots__ = ("head", "kept", "progress", "reused", "verdict")
 
     def __init__(self, head: RequestHead, verdict: Verdict) -> None:
         self.head = head
         self.verdict = verdict
         self.progress = UNANSWERED
-        self.interim = 0
-        self.continued = False
         self.reused = False
         self.kept: bytes | bytearray | None = None
 

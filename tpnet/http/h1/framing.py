@@ -126,13 +126,19 @@ _INTERIM: Final = {100: CONTINUE_HEAD, 101: SWITCH_HEAD}
 
 
 class ResponseFraming:
-    """Of one side's bytes. ``left`` is what is left of the response under way; ``None``: its head is awaited."""
+    """Of one side's bytes.
 
-    __slots__ = ("_chunks", "_tail", "closes", "left", "partial")
+    ``left`` is what is left of the response under way; ``None``: its head is awaited. ``interim``: interim
+    responses to the request that had one last; ``continued``: one of them was 100.
+    """
+
+    __slots__ = ("_chunks", "_tail", "closes", "continued", "interim", "left", "partial")
 
     def __init__(self) -> None:
         self.partial: PartialHead | None = None
         self.left: int | None = None
+        self.interim = 0
+        self.continued = False
         self.closes = False  # nothing follows the response under way
         self._chunks: ChunkedReader | None = None
         self._tail = b""

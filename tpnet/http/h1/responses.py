@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tpnet.http.conversation import RESET, SEND_CLIENT, SHUT, SHUT_CLIENT
-from tpnet.http.h1.exchange import ANSWERED, BEGUN, INTERIM, MAX_INTERIM, may_retry
+from tpnet.http.h1.exchange import ANSWERED, BEGUN, INTERIM, MAX_INTERIM, UNANSWERED, may_retry
 from tpnet.http.h1.framing import CONTINUE_HEAD, FINAL_HEAD, INTERIM_HEAD, MORE_TO_COME, SWITCH_HEAD, Part
 from tpnet.http.h1.grammar import UNTIL_EOF, Bad, PartialHead
 from tpnet.http.h1.head import CONNECT, UPGRADE
@@ -65,21 +65,18 @@ class Responses:
                 head = None
                 if part is MORE_TO_COME:
                     break
-                bad = part if isinstance(part, Bad) else self._wrong(side, exchange, part, data[start:at])
+                bad = part if isinstance(part, Bad) else self._note(side, exchange, part, data[start:at])
                 if bad is not None:
                     self._misframed(side, data[sent:start], data[start:], bad.reason, out)
                     return
                 if part in _INTERIM_HEADS:
-                    exchange.interim += 1
-                    exchange.continued = exchange.continued or part is CONTINUE_HEAD
                     exchange.progress = INTERIM
                     continue
                 if part is not FINAL_HEAD:
                     state.pin(side, out, told=data[sent:])
                     return
-                exchange.progress = BEGUN
                 framing.closes = framing.closes or exchange.head.kind == CONNECT
-                if self._is_marked(exchange):
+                if self._begin(exchange):
                     out.append((SEND_CLIENT, data[sent:start] + marked(data[start:at])))
                     sent = at
             at, part = framing.body(data, at)
@@ -99,8 +96,8 @@ class Responses:
         if sent < at:
             out.append((SEND_CLIENT, data[sent:at]))
 
-    def _wrong(self, side: Side, exchange: Exchange, part: Part, head: bytes) -> Bad | None:
-        """What is wrong with a well-formed head in its place."""
+    def _note(self, side: Side, exchange: Exchange, part: Part, head: bytes) -> Bad | None:
+        """Take note of a well-formed head: what is wrong with it in its place, if anything."""
         exchanges = self._state.exchanges
         if exchanges.holding and exchange is exchanges.uploading:
             return _EARLY
@@ -110,18 +107,27 @@ class Responses:
                 return _UNASKED_SWITCH
             if carries:
                 self._state.observer.on_verdict(_SWITCHED)
-        elif part in _INTERIM_HEADS and side is not APP and exchange.interim == MAX_INTERIM:
-            return _TOO_MANY_INTERIM
+        elif part in _INTERIM_HEADS:
+            framing = self._state.responses
+            if exchange.progress == UNANSWERED:
+                framing.interim = 0
+                framing.continued = False
+            framing.interim += 1
+            framing.continued = framing.continued or part is CONTINUE_HEAD
+            if side is not APP and framing.interim > MAX_INTERIM:
+                return _TOO_MANY_INTERIM
         return None
 
-    def _is_marked(self, exchange: Exchange) -> bool:
-        """See to what a final response means for the client's next bytes: whether it is to say that it is the last."""
+    def _begin(self, exchange: Exchange) -> bool:
+        """A final response has begun. Returns whether it must be marked as the last."""
         state = self._state
-        waits = exchange is state.exchanges.uploading and exchange.head.expects and not exchange.continued
+        continued = exchange.progress == INTERIM and state.responses.continued
+        exchange.progress = BEGUN
+        waits = exchange is state.exchanges.uploading and exchange.head.expects and not continued
         if waits and not state.requests.touched and not state.held:
             # The client may send the body or not (RFC 9110, 10.1.1): what its next bytes are cannot be told.
             state.stop()
-            state.leave()
+            state.responses.closes = True
             return False
         if state.finishing is None or not self._is_last(exchange):
             return False
