@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -185,4 +186,6 @@ def _compile_error(kind: str, stderr: str, status: int) -> TpnetError:
             "A status of -9 is the kernel's out-of-memory killer: it needs 150 MB for half a second.",
         )
     told = next((line for line in lines if "error:" in line), lines[0] if lines else "no reason given")
+    if os.strerror(errno.EPERM) in told:  # which it says of a map that the kernel does not give
+        return explain_refusal(PermissionError(errno.EPERM, os.strerror(errno.EPERM)), "load")
     return TpnetError(f"BCC does not compile the redirect's program: {told}", "Install tpnet again.")

@@ -50,7 +50,7 @@ def mount(
     """Mount; ``kind`` is a file system's type (mount(2)). Raises ``OSError``."""
     texts = [None if text is None else os.fsencode(text) for text in (source, target, kind, data)]
     if LIBC.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]) < 0:
-        raise last_error(f"mount {target}")
+        raise last_error()
 
 
 def enter_netns(fd: int) -> None:
