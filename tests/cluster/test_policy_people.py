@@ -424,6 +424,11 @@ def test_owners_set_no_finalizers_and_an_admin_frees_what_has_one(cast, plural):
         assert not cast.ada.merge(plural, where, name, changed).allowed
         refused(cast.ada.merge(plural, where, name, {"metadata": {"finalizers": ["a/b", "c/d"]}}), code=422)
         refused(cast.dave.merge(plural, where, name, {"metadata": {"finalizers": None}}))
+        for more in (
+            {"labels": {"a": "b"}},
+            {"annotations": {"a": "b"}},
+        ):  # the finalizers go, and nothing else
+            refused(cast.ada.merge(plural, where, name, {"metadata": {"finalizers": None, **more}}))
         assert cast.ada.merge(plural, where, name, {"metadata": {"finalizers": None}}).allowed
         assert cast.admin.get(plural, where, name).code == 404
     finally:
