@@ -2,7 +2,8 @@
 
 ``to_stderr`` is called first thing in each of the three. It must never block or raise in who has something to say,
 whatever is behind the descriptor: a pipe that nobody reads, a stopped terminal, a full disk, nothing at all. What
-finds no room is dropped, and counted in a line of its own once there is room again. Imports nothing of ours.
+finds no room is dropped, and counted in a line of its own once there is room again. Nor must it write what a terminal
+obeys, or a line that another's words have forged: names and messages are foreign text.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import select
 import sys
 import threading
 from typing import TYPE_CHECKING
+
+from tpnet.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +51,7 @@ class Outlet:
 
     def write(self, text: str) -> None:
         """Have whole lines written soon, or dropped. Returns at once; never raises."""
-        for line in text.splitlines():
+        for line in clean(text, lines=True).splitlines():
             data = line.encode(errors="backslashreplace")[:LONGEST] + b"\n"
             with self._lock:
                 if self._waiting + len(data) > ROOM or not self._begun():
@@ -143,6 +146,12 @@ class _Stream(io.TextIOBase):
         return len(text)
 
 
+class _Formatter(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = clean(record.message)  # one record, one line; a traceback's own follow it
+        return super().formatMessage(record)
+
+
 class _Handler(logging.Handler):
     def __init__(self, outlet: Outlet) -> None:
         super().__init__()
@@ -165,7 +174,7 @@ def to_stderr() -> Iterator[Outlet]:
     fd = _duplicate()
     outlet = Outlet(fd)
     handler = _Handler(outlet)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(_Formatter(_FORMAT))
     root = logging.getLogger()
     before = sys.stderr, root.level
     sys.stderr = _Stream(outlet)

@@ -123,7 +123,7 @@ def _program_name() -> str:
 def _complain(message: str, hint: str) -> None:
     import click
 
-    from tpnet.model.text import clean
+    from tpnet.text import clean
     from tpnet_cli.output import say
 
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from tpnet.model.text import clean
+from tpnet.text import clean
 from tpnet_cli.streams import is_plain
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from tpnet.model.text import clean
+from tpnet.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

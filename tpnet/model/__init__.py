@@ -1,4 +1,7 @@
-"""Plain data: what people ask for, what is true, and the errors they can act on. Imports nothing of ours."""
+"""Plain data: what people ask for, what is true, and the errors they can act on.
+
+Imports nothing of ours but ``tpnet.text``.
+"""
 
 from tpnet.model.about import About
 from tpnet.model.errors import Conflict, InvalidInput, NotThere, Refused, TpnetError
@@ -38,7 +41,7 @@ from tpnet.model.status import (
     TargetInfo,
     TargetStatus,
 )
-from tpnet.model.text import clean, printable
+from tpnet.text import clean, printable
 
 __all__ = [
     "CONNECT_SECONDS",

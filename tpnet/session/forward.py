@@ -70,7 +70,7 @@ class Forward:
 
     ``patience`` says, for each dial, how many seconds the handler has to be connected: fewer than the worker waits for
     the status byte, which would be unsure what was delivered.
-    ``open``, ``total`` and ``refused`` count connections.     ``listener`` is bound to the session's tunnel
+    ``open``, ``total`` and ``refused`` count connections. ``listener`` is bound to the session's tunnel
     address and is owned from now on. ``is_agent`` says of a tunnel address whether it may connect. ``on_refused`` is
     called whenever the handler could not be dialled. ``tunnel`` is whose namespace it is, and only ever compared.
     """

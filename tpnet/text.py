@@ -1,7 +1,7 @@
 """Text that others wrote, made fit for a terminal and for a log: shown, and never obeyed. Pure.
 
 The command line's output and every log pass through ``clean``, API data through it too where it is read. It must never
-change what rules compare with.
+change what rules compare with. Imports nothing of ours.
 """
 
 from __future__ import annotations
