@@ -214,3 +214,16 @@ def always(_head):
 def to(side):
     """Routing that sends everything to a side."""
     return always if side == DEV else lambda _head: TO_APP
+
+
+def failed(wire, *, delivered):
+    wire.do(wire.conversation.upstream_failed(DEV, "lost", delivered=delivered))
+    wire._pump()
+    return wire
+
+
+def assert_502(wire, before=b""):
+    assert wire.client.startswith(before + b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"\r\nConnection: close\r\n" in wire.client[len(before) :]
+    assert wire.log[-1] == (CLOSE_CLIENT,)
+    assert wire.letters[-1] == "failed"

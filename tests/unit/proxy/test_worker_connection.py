@@ -6,29 +6,18 @@ import socket
 import sys
 import termios
 import threading
-import time
 
 import pytest
-from worker_home import GET, MINE, POST_MINE, SESSION, WorkerHome, response
+from worker_home import GET, MINE, POST_MINE, SESSION, Signs, handler_of, response
 
 from tpnet.kernel.signs import Level
-from tpnet.kernel.tcp import TcpInfo
-from tpnet.proxy import session_upstream
 from tpnet.proxy.channel import AppRefused, Purpose
-from tpnet.proxy.context import UNCONFIRMED, UNDECIDED
+from tpnet.proxy.context import UNDECIDED
 from tpnet.proxy.dialler import Peer
 from tpnet.proxy.loop import IN
 
 BIG = 32 << 20
 PEER = Peer(True, ("", 0), ("", 0))
-
-
-@pytest.fixture
-def home():
-    with WorkerHome() as home:
-        home.rules()
-        home.set_session()
-        yield home
 
 
 def exchange(home, client, far, request, text):
@@ -39,14 +28,6 @@ def exchange(home, client, far, request, text):
     far.send(response(text))
     home.spin()
     assert client.got() == response(text)
-
-
-def handler_of(home):
-    """The session's end of the newest connection, which has said that the handler is reached."""
-    handler = home.session.accept()
-    handler.send(b"\0")
-    home.spin()
-    return handler
 
 
 def test_a_request_goes_to_the_app_and_its_response_comes_back_byte_for_byte(home):
@@ -143,16 +124,6 @@ def test_an_app_that_is_still_being_dialled_is_let_go_of_as_well(home):
     assert home.app.accept() is None, "nobody waits for a socket any more"
     assert home.dialler.pool(PEER).waiting == {}
     assert set(connection.upstreams) == {(SESSION, home.session.port, "i1", 10)}
-
-
-class Signs:
-    """In the place of ``tpnet.kernel.signs.Signs``, which only root can make."""
-
-    def __init__(self):
-        self.alive = False
-
-    def last(self, _who):
-        return time.monotonic() if self.alive else 0.0
 
 
 def test_an_app_is_kept_while_sockets_to_dial_it_again_with_run_low_and_nobody_makes_more(home):
@@ -410,147 +381,6 @@ def test_a_session_that_is_lost_gives_an_idempotent_request_to_the_app_and_fails
     assert clients[0].got() is None
     assert clients[1].got().startswith(b"HTTP/1.1 502 ")
     assert home.reasons() == {"session down": 2}
-
-
-def full(home):
-    """A session's end that accepts nobody: its queue is full."""
-    listener = socket.create_server(("::1", 0), family=socket.AF_INET6, backlog=0)
-    fillers = []
-    for _ in range(4):
-        sock = socket.socket(socket.AF_INET6)
-        sock.setblocking(False)
-        sock.connect_ex(listener.getsockname())
-        fillers.append(sock)
-    return listener, fillers
-
-
-@pytest.mark.parametrize("phase", ["connection", "status byte"])
-@pytest.mark.parametrize("what", ["patience", "quiet", "nobody prepares"])
-def test_a_session_that_is_heard_is_waited_for_up_to_the_intercept_s_bound(home, phase, what):
-    fillers = []
-    if phase == "connection":
-        home.session.sock.close()
-        home.session.sock, fillers = full(home)
-        home.session.port = home.session.sock.getsockname()[1]
-        home.set_session()
-    home.rules(connect_timeout=4)
-    client, _ = home.client()
-    client.send(MINE)
-    home.spin()
-    delivered = phase == "status byte"
-    for _ in range(3):
-        home.later(1.1)
-        assert home.reasons() == {}
-    if what == "patience":
-        home.later(1.1)
-    elif what == "quiet":
-        home.state.quiet = True
-        (upstream,) = home.state.upstreams
-        upstream.session_quiet()
-    else:
-        home.context.signs = Signs()
-        home.later(0.6)
-        home.later(0.5)
-    home.spin()
-    reason = "handler not reached in time" if delivered else "session not reached in time"
-    assert home.reasons() == {reason: 1}
-    app = [app for _ in range(2) if (app := home.app.accept()) is not None][-1]
-    assert app.got() == MINE
-    for sock in fillers:
-        sock.close()
-
-
-def test_a_quiet_session_is_waited_for_a_second_at_most(home):
-    home.set_session()
-    home.state.quiet = True
-    client, _ = home.client()
-    client.send(MINE)
-    home.spin()
-    home.later(0.9)
-    assert home.reasons() == {}
-    home.later(0.2)
-    assert home.reasons() == {"handler not reached in time": 1}
-
-
-def kept_session(home):
-    """A client with a kept connection to its session, and that one's far end."""
-    client, _ = home.client()
-    client.send(MINE)
-    home.spin()
-    handler = handler_of(home)
-    handler.got()
-    handler.send(response(b"1"))
-    home.spin()
-    assert client.got() == response(b"1")
-    return client, handler
-
-
-@pytest.fixture
-def tunnel(monkeypatch):
-    """What the kernel says of connections to sessions; ``None``: the truth."""
-    said = []
-    truth = session_upstream.tcp_info
-    monkeypatch.setattr(session_upstream, "tcp_info", lambda sock: said[-1] if said else truth(sock))
-    return said
-
-
-@pytest.mark.parametrize("first", ["quiet", "unconfirmed"])
-def test_what_a_quiet_session_does_not_confirm_in_time_is_the_apps_at_once(home, tunnel, first):
-    client, _ = kept_session(home)
-    client.send(MINE)
-    home.spin()
-    tunnel.append(TcpInfo(1, 1.0))
-    if first == "quiet":
-        home.state.quiet = True
-        home.later(0.6)
-        assert home.reasons() == {}
-        home.later(UNCONFIRMED - 0.5)
-    else:
-        home.later(UNCONFIRMED + 0.01)
-        assert home.reasons() == {}, "a lost packet, perhaps"
-        home.state.quiet = True
-        (upstream,) = home.state.upstreams
-        upstream.session_quiet()
-        home.spin()
-    assert home.reasons() == {"session silent": 1}
-    assert home.app.accept().got() == b""
-    assert home.app.accept().got() == MINE
-    assert home.state.silent
-    other, _ = home.client()
-    other.send(MINE)
-    home.spin()
-    assert home.app.accept().got() == MINE, "nor is the next one sent there"
-    assert home.reasons() == {"session silent": 1, "session down": 1}
-
-
-def test_what_was_perhaps_delivered_and_must_not_be_repeated_is_not(home, tunnel):
-    client, _ = kept_session(home)
-    client.send(POST_MINE)
-    home.spin()
-    tunnel.append(TcpInfo(1, 1.0))
-    home.state.quiet = True
-    home.later(UNCONFIRMED + 0.01)
-    assert client.got().startswith(b"HTTP/1.1 502 ")
-
-
-def test_what_was_confirmed_is_waited_for_however_quiet_the_session_is(home, tunnel):
-    client, handler = kept_session(home)
-    client.send(MINE)
-    home.spin()
-    home.state.quiet = True
-    home.later(UNCONFIRMED * 3)  # loopback confirms at once
-    assert home.reasons() == {}
-    tunnel.append(TcpInfo(1, 0.1))  # and here confirmations still come
-    client.send(MINE)
-    home.spin()
-    for times in range(1, 5):
-        home.later(times)
-    assert home.reasons() == {}
-    handler.got()
-    handler.send(response(b"2") + response(b"3"))
-    home.spin()
-    assert client.got() == response(b"2") + response(b"3")
-    assert len(home.context.unconfirmed) == 0
 
 
 def test_an_app_that_speaks_first_is_a_pipe_with_each_end_passed_on_as_it_is(home):

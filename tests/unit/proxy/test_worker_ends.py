@@ -6,28 +6,13 @@ import sys
 import termios
 
 import pytest
-from worker_home import GET, MINE, WorkerHome, response
+from worker_home import GET, MINE, handler_of, response
 
 from tpnet.proxy.stream import Pipes
 
 UPLOAD = b"POST / HTTP/1.1\r\nHost: a\r\nX-Me: me\r\nContent-Length: 300000\r\n\r\n"
 UNTIL_EOF = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nuntil its end"
 REFUSED = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-
-@pytest.fixture
-def home():
-    with WorkerHome() as home:
-        home.rules()
-        home.set_session()
-        yield home
-
-
-def handler_of(home):
-    handler = home.session.accept()
-    handler.send(b"\0")
-    home.spin()
-    return handler
 
 
 def read_out(home, client):

@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 
 from tpnet.model import HeaderRule, Intercept, OnFailure
 from tpnet.proxy.channel import AddTarget, NeedSockets, Purpose
@@ -221,3 +222,34 @@ class WorkerHome:
 
     def __exit__(self, *_):
         self.close()
+
+
+def handler_of(home):
+    """The session's end of the newest connection, which has said that the handler is reached."""
+    handler = home.session.accept()
+    handler.send(b"\0")
+    home.spin()
+    return handler
+
+
+def kept_session(home):
+    """A client with a kept connection to its session, and that one's far end."""
+    client, _ = home.client()
+    client.send(MINE)
+    home.spin()
+    handler = handler_of(home)
+    handler.got()
+    handler.send(response(b"1"))
+    home.spin()
+    assert client.got() == response(b"1")
+    return client, handler
+
+
+class Signs:
+    """In the place of ``tpnet.kernel.signs.Signs``, which only root can make."""
+
+    def __init__(self):
+        self.alive = False
+
+    def last(self, _who):
+        return time.monotonic() if self.alive else 0.0
