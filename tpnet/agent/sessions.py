@@ -62,7 +62,8 @@ class Sessions:
         self._lock = asyncio.Lock()
         self._retry_at = 0.0
         self._endpoints: dict[str, Endpoint] = {}
-        self._mending: asyncio.Task[None] | None = None
+        self._whole = True  # the device knows every session
+        self._looks: set[asyncio.Task[None]] = set()
         self._ending = False
         self.wireguard = ""
 
@@ -178,33 +179,42 @@ class Sessions:
         Raises ``TpnetError`` when that fails; matched requests are the apps' until it succeeds.
         """
         end, _ = self._parts()
-        if end.alive():
-            await self._remember_endpoints(end)
-            return
-        async with self._lock:
-            if end.alive() or time.monotonic() < self._retry_at:
+        async with self._lock:  # a device that is being made anew lives, and knows nobody yet
+            if end.alive() and self._whole:
+                await self._remember_endpoints(end)
                 return
-            self._retry_at = time.monotonic() + RETRY_SECONDS
-            _log.error("the tunnel's device has died; making it anew")
-            self._unwatch(end)
-            await end.revive()
-            self._watch(end)
-            self._retry_at = time.monotonic() + STABLE_SECONDS
-            for entry in list(self._book.sessions.values()):
-                key = entry.session.public_key
-                # With an endpoint this end shakes hands by itself: the session's takes seconds to find out that its
-                # keys are worth nothing any more.
-                at = self._endpoints.get(key)
-                await asyncio.to_thread(end.add_peer, key, endpoint=at, keepalive=KEEPALIVE if at else 0)
+            if not end.alive():
+                if time.monotonic() < self._retry_at:
+                    return
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+                _log.error("the tunnel's device has died; making it anew")
+                self._unwatch(end)
+                self._whole = False
+                await end.revive()
+                self._watch(end)
+                self._retry_at = time.monotonic() + STABLE_SECONDS
+            await self._let_all_in(end)
+            self._whole = True
             _log.info("the tunnel's device is back")
         self._on_change()
 
+    async def _let_all_in(self, end: TunnelEnd) -> None:
+        """Have a device that was made anew know every session. Raises ``TpnetError``; to be tried again then."""
+        for entry in list(self._book.sessions.values()):
+            key = entry.session.public_key
+            # With an endpoint this end shakes hands by itself: the session's takes seconds to find out that its keys are
+            # worth nothing any more.
+            at = self._endpoints.get(key)
+            await asyncio.to_thread(end.add_peer, key, endpoint=at, keepalive=KEEPALIVE if at else 0)
+
     async def _remember_endpoints(self, end: TunnelEnd) -> None:
-        """Where each session is: its device's death takes that along."""
+        """Where each session is: its device's death takes that along. Under the lock."""
         if end.device.watch >= 0 and self._book.sessions:
             with contextlib.suppress(TpnetError):
                 peers = await asyncio.to_thread(end.peers)
-                self._endpoints = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
+                known = {entry.session.public_key for entry in self._book.sessions.values()}
+                found = {key: peer.endpoint for key, peer in peers.items() if peer.endpoint}
+                self._endpoints = {key: at for key, at in (self._endpoints | found).items() if key in known}
 
     def _watch(self, end: TunnelEnd) -> None:
         self.wireguard = end.device.kind
@@ -217,7 +227,13 @@ class Sessions:
 
     def _died(self, end: TunnelEnd) -> None:
         self._unwatch(end)
-        self._mending = asyncio.get_running_loop().create_task(self._mend_now())
+        self._look_now()
+
+    def _look_now(self) -> None:
+        """Not only when the second is over: the device has died, or there is somebody new to remember."""
+        look = asyncio.get_running_loop().create_task(self._mend_now())
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
 
     async def _mend_now(self) -> None:
         try:
@@ -316,6 +332,8 @@ class Sessions:
             _log.info("session %s is %s", name, "up" if up else "down; its requests go to the app")
             self.tell(name)
             self._on_change()
+            if up:
+                self._look_now()
 
 
 def endpoints_at(port: int) -> tuple[str, ...]:
