@@ -65,7 +65,7 @@ class Agent:
 
     def start(self, patch="", **more):
         self.process = self.launch(patch, **more)
-        wait_until(self.answers, 20, lambda: f"the agent does not answer\n{self.words()}")
+        wait_until(self.answers, 30, lambda: f"the agent does not answer\n{self.words()}")
         return self
 
     def answers(self):
@@ -75,7 +75,7 @@ class Agent:
         except NotThere:
             return False
 
-    def stop(self, seconds=15):
+    def stop(self, seconds=40):
         """SIGTERM; its exit code."""
         if self.process is None:
             return None
@@ -93,7 +93,7 @@ class Agent:
         self.process.send_signal(signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        select.select([pidfd], [], [], 5)
+        select.select([pidfd], [], [], 20)
         self.process.wait()
         os.close(pidfd)
         return time.monotonic()
@@ -205,7 +205,7 @@ class Nginx:
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_until(self.listens, 10)
+        wait_until(self.listens)
 
     def listens(self):
         """Whether nginx does; to connect tells nothing, since the agent may take the connection in its place."""
@@ -217,7 +217,7 @@ class Nginx:
     def close(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)  # master and workers end at once
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 class Load:
@@ -237,7 +237,7 @@ class Load:
         for thread in self._threads:
             thread.start()
 
-    def wait(self, requests, seconds=10):
+    def wait(self, requests, seconds=30):
         """Let so many more requests over new connections be answered."""
         goal = self.new["ok"] + requests
         wait_until(lambda: self.new["ok"] >= goal, seconds, lambda: f"{self.new} {self.kept}")
@@ -321,7 +321,8 @@ def changes(pod):
     return pod.netns.run(look)
 
 
-def wait_until(condition, seconds=5.0, why=lambda: "it did not happen"):
+def wait_until(condition, seconds=20.0, why=lambda: "it did not happen"):
+    """Wait for it, on a machine that may have much else to do: how soon it happens is told by no bound of this."""
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, why()

@@ -133,7 +133,7 @@ class Scene:
         wait_until(lambda: self.control.status().targets[0].ready)
         return status
 
-    def connect(self, timeout=10.0, family=4):
+    def connect(self, timeout=20.0, family=4):
         """A client's connection to the pod's port."""
         return self.net.connect(8080, family, timeout=timeout)
 

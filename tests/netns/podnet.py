@@ -134,7 +134,7 @@ class PodNet:
     def pod(self):
         return self.pods[0]
 
-    def connect(self, port, family=4, pod=None, address=None, timeout=5.0):
+    def connect(self, port, family=4, pod=None, address=None, timeout=20.0):
         """A connection from the client to a pod's port."""
         sock = self.client.socket(FAMILIES[family], socket.SOCK_STREAM)
         sock.settimeout(timeout)
@@ -145,7 +145,7 @@ class PodNet:
             raise
         return sock
 
-    def get(self, port, family=4, pod=None, timeout=5.0):
+    def get(self, port, family=4, pod=None, timeout=20.0):
         """The body of one answer over a connection of its own; empty when it closes without one."""
         with self.connect(port, family, pod, timeout=timeout) as sock:
             sock.sendall(b"GET / HTTP/1.1\r\nhost: app\r\n\r\n")

@@ -2,14 +2,13 @@
 
 import contextlib
 import signal
-import socket
 import threading
 import time
 
 import pytest
 from agent_lab import Agent, changes, wait_until
 from laptops import Stage, answer, head_of, request
-from worker_lab import read_head
+from worker_lab import exactly, read_head
 
 
 @pytest.fixture
@@ -49,14 +48,14 @@ def said(stage, data):
 
 def begin(stage, data):
     """A connection with a request whose response has begun."""
-    sock = stage.connect(timeout=15)
+    sock = stage.connect(timeout=30)
     sock.sendall(data)
     read_head(sock)
     assert sock.recv(1)
     return sock
 
 
-def ends(sock, seconds=10):
+def ends(sock, seconds=20):
     sock.settimeout(seconds)
     with contextlib.suppress(ConnectionResetError):
         return sock.recv(1) == b""
@@ -86,14 +85,14 @@ def test_the_next_response_says_close_and_is_the_last_and_silence_waits(stage):
             sock.sendall(data)
             head = read_head(sock)
             assert b"\r\nconnection: close\r\n" in head.lower(), head
-            assert sock.recv(3, socket.MSG_WAITALL) == name
+            assert exactly(sock, 3) == name
             assert ends(sock)
         assert said(stage, stage.matched()) == "app"  # new connections are the app's
         time.sleep(2)
         assert stage.agent.process.poll() is None
         silent.sendall(request())
         assert b"\r\nconnection: close\r\n" in read_head(silent).lower()
-    assert stage.agent.process.wait(10) == 0
+    assert stage.agent.process.wait(20) == 0
     assert changes(stage.pod) == []
 
 
@@ -109,16 +108,16 @@ def test_responses_under_way_end_in_their_own_time_while_the_next_agent_serves(s
         old.terminate()
         began = time.monotonic()
         stage.agent.start()
-        wait_until(lambda: said(stage, stage.matched()) == "bob", 10)
+        wait_until(lambda: said(stage, stage.matched()) == "bob")
         print(f"bob's again after {time.monotonic() - began:.2f} s")
         assert said(stage, request()) == "app"
         time.sleep(3)
         assert old.poll() is None
         app.go_on.set()
         bob.go_on.set()
-        assert by_app.recv(2, socket.MSG_WAITALL) == b"pp"
-        assert by_bob.recv(2, socket.MSG_WAITALL) == b"ob"
-    assert old.wait(10) == 0, stage.agent.words()
+        assert exactly(by_app, 2) == b"pp"
+        assert exactly(by_bob, 2) == b"ob"
+    assert old.wait(20) == 0, stage.agent.words()
     # What the successor needs there it still has.
     assert len(changes(stage.pod)) == 7
     assert said(stage, stage.matched()) == "bob"

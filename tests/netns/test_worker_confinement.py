@@ -7,12 +7,14 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from worker_lab import UID, WorkerLab, until
 
 import tpnet
+from tpnet.kernel.libc import LIBC, mount
 from tpnet.kernel.namespaces import child_apart
 
 ESCAPES = Path(__file__).parent.parent / "shared" / "escapes.py"
@@ -106,11 +108,34 @@ confine({UID}, lambda: None)
     assert "cannot leave the node's file system" in done.stderr
 
 
-def test_another_process_sees_nothing_of_what_the_worker_mounts():
-    before = Path("/proc/self/mountinfo").read_text()
-    lab = WorkerLab()
+MS_REC, MS_PRIVATE, MS_SHARED = 16384, 1 << 18, 1 << 20  # linux/mount.h
+CLONE_NEWNS = 0x20000  # linux/sched.h
+SEEN = ("mount", "-t", "tmpfs", "none", "/mnt")
+
+
+@pytest.fixture
+def mounts():
+    """``mounts(function)`` runs it in a thread with mounts of its own, shared with what it starts alone: others mount
+    and unmount on this machine meanwhile."""
+
+    def share():
+        assert LIBC.unshare(CLONE_NEWNS) == 0
+        mount(None, "/", MS_REC | MS_PRIVATE)
+        mount(None, "/", MS_REC | MS_SHARED)
+
+    with ThreadPoolExecutor(1, initializer=share) as thread:
+        yield lambda function: thread.submit(function).result()
+
+
+def mounted():
+    return Path("/proc/thread-self/mountinfo").read_text().splitlines()
+
+
+def test_another_process_sees_nothing_of_what_the_worker_mounts(mounts):
+    before = mounts(mounted)
+    lab = mounts(WorkerLab)
     try:
-        assert Path("/proc/self/mountinfo").read_text() == before
+        assert mounts(mounted) == before
         assert Path(f"/proc/{lab.pid}/mountinfo").read_text().count("\n") <= 1
         assert list(Path(f"/proc/{lab.pid}/root").iterdir()) == []
         said = Path(f"/proc/{lab.pid}/limits").read_text().splitlines()
@@ -120,6 +145,8 @@ def test_another_process_sees_nothing_of_what_the_worker_mounts():
         for kind in ("mnt", "net", "ipc", "uts"):
             ours, theirs = (Path(f"/proc/{pid}/ns/{kind}").stat().st_ino for pid in ("self", lab.pid))
             assert ours != theirs, kind
+        mounts(lambda: subprocess.run(["unshare", "-m", "--propagation=unchanged", *SEEN], check=True))
+        assert len(mounts(mounted)) == len(before) + 1, "what is shared would be seen"
     finally:
         lab.close()
 
@@ -137,7 +164,7 @@ print(child.pid, subprocess.run(["sh", "-c", "echo $$"], capture_output=True, te
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     child, other = map(int, done.stdout.split())
     assert other > 1
-    until(lambda: not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text(), 3)
+    until(lambda: not Path(f"/proc/{child}").exists() or " Z " in Path(f"/proc/{child}/stat").read_text(), 20)
 
 
 def test_an_error_with_everything_out_of_reach_is_told_in_full():

@@ -11,6 +11,8 @@ import time
 import pytest
 from worker_lab import UID, Server, WorkerLab, answer, answering, read, read_head, until
 
+from tpnet.kernel.signs import Level
+
 PORT = 8080
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -102,7 +104,7 @@ child = subprocess.Popen([sys.executable, "-m", "tpnet.proxy.worker", "--channel
 ours.setblocking(True)
 channel.receive(ours)
 os.set_inheritable(ours.fileno(), True)
-keeper = subprocess.Popen(["sleep", "3"], pass_fds=[ours.fileno()], stdout=subprocess.DEVNULL)  # the channel outlives the parent
+keeper = subprocess.Popen(["sleep", "20"], pass_fds=[ours.fileno()], stdout=subprocess.DEVNULL)  # the channel outlives the parent
 print(child.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -114,7 +116,7 @@ os.kill(os.getpid(), 9)
             return status(pid)["State"].startswith("Z")
         return True
 
-    until(gone, 2)
+    until(gone, 15)
 
 
 def test_a_killed_worker_resets_its_connections_and_new_ones_reach_the_app(net, make_lab, program, app):
@@ -176,13 +178,15 @@ def test_when_descriptors_run_out_all_are_served_and_it_recovers(
     assert lab.full == [True]
     until(lambda: lab.target["accepted"] > 200)
     assert lab.target["accepted"] < 350, "the others went to the app"
-    used = lab.cpu()
     open_[0].settimeout(5)
-    for _ in range(20):
-        open_[0].sendall(GET)
-        assert answer(open_[0]) == (200, "app 0")
-        time.sleep(0.05)
-    assert lab.cpu() - used < 0.3
+
+    def ask_now_and_then():
+        for _ in range(20):
+            open_[0].sendall(GET)
+            assert answer(open_[0]) == (200, "app 0")
+            time.sleep(0.05)
+
+    assert lab.rests(0.3, ask_now_and_then)
     for sock in open_:
         sock.close()
     until(lambda: lab.target["open"] == 0)
@@ -209,7 +213,7 @@ def test_without_prepared_sockets_new_clients_are_the_apps_and_who_was_accepted_
         for _ in range(100):  # more than there are in stock
             sock = clients.enter_context(net.connect(PORT))
             sock.sendall(GET)
-            sock.settimeout(0.2)
+            sock.settimeout(1)
             try:
                 assert answer(sock) == (200, "app 0")
             except TimeoutError:
@@ -283,29 +287,27 @@ def test_a_thousand_connections_cost_little_and_leave_nothing(
 ):
     lab = make_lab()
     app = QuietApp(net.pod.netns, flood)
-    lab.add_target(net.pod.netns, PORT, program)
+    redirect = lab.add_target(net.pod.netns, PORT, program)
     time.sleep(0.3)
     files, before = lab.fds(), lab.rss()
     open_ = []
     try:
         for _ in range(1000):
+            # Of a thousand in a moment the kernel passes some by, while sockets are prepared for the rest.
+            until(lambda: redirect.level(PORT) is Level.SERVES, 15)
             sock = net.client.socket(socket.AF_INET, socket.SOCK_STREAM)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect((net.pod.address[4], PORT))
             sock.sendall(request_)
             open_.append(sock)
-        # Of a thousand in a moment the kernel passes some by, while sockets are prepared for the rest.
-        until(lambda: lab.target["open"] >= 900, 15)
-        time.sleep(0.5)
+        until(lambda: lab.target["open"] >= 900, 30)
+        assert lab.rests(0.2, lambda: time.sleep(1))
         assert (lab.rss() - before) / lab.target["open"] < most
-        used = lab.cpu()
-        time.sleep(1)
-        assert lab.cpu() - used < 0.2
         for sock in open_:
             sock.close()
         app.close()
-        until(lambda: lab.target["open"] == 0, 15)
-        until(lambda: lab.fds() < files + 600)  # of the stock, which has grown
+        until(lambda: lab.target["open"] == 0, 30)
+        until(lambda: lab.fds() < files + 600, 30)  # of the stock, which has grown
     finally:
         for sock in open_:
             sock.close()
@@ -329,7 +331,7 @@ def test_connections_of_a_removed_target_live_until_one_of_their_ends_closes(net
     idle.close()
     assert not lab.drained.wait(2)
     piped.close()
-    assert lab.drained.wait(5)
+    assert lab.drained.wait(20)
 
 
 def test_a_removed_target_is_taken_up_again_with_its_connections(net, make_lab, program, app):
@@ -352,7 +354,7 @@ def test_a_removed_target_is_taken_up_again_with_its_connections(net, make_lab, 
         assert not lab.drained.is_set()
         redirect.disable(PORT)
         lab.remove(times=4)
-    assert lab.drained.wait(5)
+    assert lab.drained.wait(20)
     assert lab.drained_times == [4]
 
 
@@ -378,16 +380,16 @@ def test_told_to_finish_it_ends_each_connection_with_its_next_response(net, make
     assert (b"\r\nconnection: close\r\n" in head.lower()) is mark
     assert read(first, lambda data: data == b"app 0") == b"app 0"
     assert first.recv(10) == b""
-    silent.settimeout(10)
+    silent.settimeout(20)
     assert silent.recv(10) == b""  # FIN, not a reset
-    assert 3.9 < time.monotonic() - begun < 8
-    piped.settimeout(10)
+    assert 3.9 < time.monotonic() - begun < 20
+    piped.settimeout(20)
     with pytest.raises(ConnectionResetError):
         while piped.recv(10):
             pass
     for sock in (first, silent, piped):
         sock.close()
-    assert lab.drained.wait(5)
+    assert lab.drained.wait(20)
 
 
 @pytest.mark.parametrize("v4", [True, False], ids=["ipv4", "ipv6"])

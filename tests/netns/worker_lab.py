@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tpnet.datapath.redirect import KEEPALIVE, EbpfRedirect
 from tpnet.datapath.source_address import SourceAddress, app_sockets
-from tpnet.kernel.signs import SUPERVISOR, Signs
+from tpnet.kernel.signs import SUPERVISOR, Level, Signs
 from tpnet.model import HeaderRule, Intercept, OnFailure, codec
 from tpnet.proxy import channel
 from tpnet.proxy.channel import (
@@ -193,6 +193,16 @@ def read(sock, done):
     return bytes(data)
 
 
+def exactly(sock, count):
+    """So many bytes. With a timeout MSG_WAITALL would be satisfied with fewer (recv(2))."""
+    data = b""
+    while len(data) < count:
+        more = sock.recv(count - len(data))
+        assert more, f"the connection ended after {data!r}"
+        data += more
+    return data
+
+
 def read_head(sock):
     """What comes until an empty line, and nothing of what follows."""
     head = b""
@@ -244,8 +254,8 @@ def reset(sock):
     sock.close()
 
 
-def until(condition, seconds=5.0):
-    """Wait for it."""
+def until(condition, seconds=20.0):
+    """Wait for it, on a machine that may have much else to do."""
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it did not come true in time"
@@ -364,7 +374,10 @@ class WorkerLab:
                     sock.close()
 
     def add_target(self, netns, port, program, target=1, *, keep_source=True, intercepts=(), keepalive=None):
-        """``keepalive``: seconds idle, seconds between probes, probes; other than those of every redirect."""
+        """``keepalive``: seconds idle, seconds between probes, probes; other than those of every redirect.
+
+        Returns when the worker serves: the kernel passes clients by that come before.
+        """
         self._netns[target] = netns
         redirect = EbpfRedirect(netns, program, self.signs)
         source = SourceAddress(netns)
@@ -378,7 +391,12 @@ class WorkerLab:
         self._redirects.append((redirect, port))
         self.rules(*intercepts, target=target)
         redirect.enable(port)
+        self.serves(place)
         return redirect
+
+    def serves(self, place):
+        """Wait until nobody is passed by for want of prepared sockets."""
+        until(lambda: all(self.signs.level(place, v4=v4) is Level.SERVES for v4 in (True, False)), 20)
 
     def hand_over(self, redirect, netns, port, target):
         """Another target at a redirect whose port was removed; numbers are never used twice."""
@@ -387,6 +405,7 @@ class WorkerLab:
         place = redirect.entrust(port)
         self.send(AddTarget(target, "t", port, place=place), [listener.fileno(), redirect.bypass_fd])
         redirect.enable(port)
+        self.serves(place)
 
     def add_plain_target(self, netns, port, listener, target=1):
         """A target without a redirect: ``listener`` is the test's own."""
@@ -419,10 +438,19 @@ class WorkerLab:
             fields = file.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def rests(self, most, do):
+        """Whether ``do()`` costs less than ``most`` seconds of CPU; in the end, since it may be late with earlier work."""
+        for _ in range(20):
+            before = self.cpu()
+            do()
+            if self.cpu() - before < most:
+                return True
+        return False
+
     def fds(self):
         return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
 
-    def counted(self, reason, times, intercept="i1", seconds=3.0):
+    def counted(self, reason, times, intercept="i1", seconds=10.0):
         """Whether a reason comes to be counted so many times."""
         ends = time.monotonic() + seconds
         while True:
@@ -444,10 +472,10 @@ class WorkerLab:
             redirect.close()
         with contextlib.suppress(OSError):
             self.end.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5)
+        self._thread.join(20)
         self.end.close()
         try:
-            self.process.wait(5)
+            self.process.wait(20)
         finally:
             self.process.kill()
         for source in self._sources:
