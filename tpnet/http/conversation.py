@@ -20,8 +20,9 @@ Decisions
 Inputs (each returns the commands to carry out, in order; possibly none)
     ``client_data(data)``, ``client_eof()``
         What the client sent. ``data`` is ``bytes`` and not empty.
-    ``upstream_data(side, data)``, ``upstream_eof(side)``
-        What that side sent.
+    ``upstream_data(side, data)``, ``upstream_eof(side, unseen=...)``
+        What that side sent. ``unseen=True``: surely nothing that was sent to it after the last byte that it sent reached
+        the other end.
     ``upstream_confirmed(side)``
         A session's end has said that the handler is connected (``upstream_data`` implies it). Until then
         everything sent there is kept, so that all of it can go to the app; a body larger than ``KEEP`` waits
@@ -90,9 +91,10 @@ Trust. The app's responses are trusted: if they cannot be followed, the connecti
 are not: misframed or surplus bytes never reach the client, whose connection ends.
 
 Failure of a session's end: where an old connection ends or breaks before any byte of a response, its requests are sent
-over a fresh one, once, if all of them may be repeated and were kept. If not, or if that fails as well: unanswered
-requests go to the app if the verdict allows it and nothing was delivered, or the method is idempotent and all of it
-was kept. Otherwise 502, or ``RESET_CLIENT`` if a response had begun.
+over a fresh one, once, if all of them were kept, and may be repeated or were surely not seen (``unseen``, and the
+first of them began when nothing was outstanding, so after all that has come). If not, or if that fails as well:
+unanswered requests go to the app if the verdict allows it and nothing was delivered, or the method is idempotent and
+all of it was kept. Otherwise 502, or ``RESET_CLIENT`` if a response had begun.
 """
 
 from __future__ import annotations
@@ -221,7 +223,7 @@ class Conversation(Protocol):
     def upstream_spliced(self, side: Side, count: int) -> Commands:
         """``count`` bytes of a body went to the client unseen."""
 
-    def upstream_eof(self, side: Side) -> Commands:
+    def upstream_eof(self, side: Side, *, unseen: bool = False) -> Commands:
         """``side`` will send no more; it may still read."""
 
     def upstream_failed(self, side: Side, reason: str, *, delivered: bool, again: bool = False) -> Commands:

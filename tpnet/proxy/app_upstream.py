@@ -25,6 +25,8 @@ class AppUpstream:
     __slots__ = ("_dialler", "_peer", "owner", "stream")
 
     side = APP
+    unseen = False
+    """Nobody says so."""
 
     def __init__(self, owner: Owner, dialler: AppDialler, peer: Peer) -> None:
         self.owner = owner

@@ -171,7 +171,7 @@ class Dialogue:
         else:
             stream.ended = True
             connection.calm = False
-            self._run(conversation.upstream_eof(upstream.side))
+            self._run(conversation.upstream_eof(upstream.side, unseen=upstream.unseen))
         if self._retired:
             self._let_retired_go()
         if not connection.calm or not conversation.reading_client:

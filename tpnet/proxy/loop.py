@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
+PRI = select.EPOLLPRI
 ERR = select.EPOLLERR
 HUP = select.EPOLLHUP
 

@@ -6,6 +6,9 @@ The other end sends one byte before anything else: 0 when the handler was reache
 bytes follow the connection at once; a refusal, FIN or RST in front of the status byte mean that the handler
 saw none. Silence does not: after a timeout the request counts as possibly delivered, once any of it may have
 left. How long is waited depends on whether the session's heartbeat is heard meanwhile.
+
+It may say one byte more, beside the stream (urgent data) and in front of its FIN: that the handler has seen nothing
+of what was sent there since the last byte that came.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import TYPE_CHECKING
 from tpnet.kernel.tcp import tcp_info
 from tpnet.proxy.context import CONNECT, UNCONFIRMED
 from tpnet.proxy.lingering import close_upstream
-from tpnet.proxy.loop import IN, OUT
+from tpnet.proxy.loop import IN, OUT, PRI
 from tpnet.proxy.stream import Stream
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 REACHED = 0
 """The status byte of a handler that was reached."""
+UNSEEN = b"\x02"
+"""What is said beside the stream (``tpnet.session.forward``)."""
 
 _CLOSED = "session closed before the handler was reached"
 
@@ -37,7 +42,7 @@ class SessionUpstream:
     while anything waits, so that is one read at most).
     """
 
-    __slots__ = ("_doubted", "_since", "owner", "ready", "side", "stream")
+    __slots__ = ("_doubted", "_since", "owner", "ready", "side", "stream", "unseen")
 
     kept = True
     """As the client would keep it, if it spoke to the handler itself."""
@@ -47,7 +52,9 @@ class SessionUpstream:
         self.side = route
         self.stream = stream = Stream(owner.context.loop, owner.context.pipes)
         stream.splices = False  # a pipe would hold a megabyte for as long as the developer does not read
+        stream.heed_marks()
         self.ready = False
+        self.unseen = False
         self._since = 0.0  # when it was dialled
         self._doubted = False  # it has not confirmed in time what was sent
 
@@ -86,6 +93,9 @@ class SessionUpstream:
         stream, owner = self.stream, self.owner
         if stream.connecting and not self._connected(events):
             return
+        if events & PRI:
+            events &= ~PRI
+            self.unseen = stream.mark() == UNSEEN or self.unseen
         if self.ready and stream.wants_read:
             if events & IN:
                 self._doubted = False

@@ -22,7 +22,7 @@ from collections import deque
 from errno import EPIPE
 from typing import TYPE_CHECKING
 
-from tpnet.proxy.loop import IN, OUT
+from tpnet.proxy.loop import IN, OUT, PRI
 from tpnet.proxy.transport import MORE, NOW
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_events", "_loop", "_pipe", "_piped", "_pipes", "_queue", "_registered",
+        "_events", "_loop", "_pipe", "_piped", "_pipes", "_queue", "_reading", "_registered",
         "backlog", "broken", "bulky", "connecting", "cut", "ended", "fd", "shut", "shutting", "sock", "splices",
     )  # fmt: skip
 
@@ -122,6 +122,7 @@ class Stream:
         self._loop = loop
         self._pipes = pipes
         self._events = 0
+        self._reading = IN
         self._registered = False
         self._queue: deque[memoryview] | None = None
         self._pipe: Pipe | None = None
@@ -148,7 +149,8 @@ class Stream:
             self.connecting = False
             if self.backlog or self.shutting:
                 self.flush()
-        self._events = events = IN | OUT if connecting or self.backlog else IN
+        reading = self._reading
+        self._events = events = reading | OUT if connecting or self.backlog else reading
         loop.epoll.register(fd, events)
 
     @property
@@ -159,6 +161,17 @@ class Stream:
     def handle(self, handler: Handler) -> None:
         """Let another handler take the events from now on."""
         self._loop.handlers[self.fd] = handler
+
+    def heed_marks(self) -> None:
+        """Have ``PRI`` among the events when the other end says something beside its stream. Before ``attach``."""
+        self._reading = IN | PRI
+
+    def mark(self) -> bytes:
+        """What the other end has said beside its stream (urgent data), if anything; reading past it forgets it."""
+        try:
+            return self.sock.recv(1, NOW | socket.MSG_OOB)
+        except OSError:
+            return b""
 
     def read(self, size: int = READ) -> bytes:
         """What has arrived, up to ``size`` bytes; none at its end.
@@ -281,7 +294,7 @@ class Stream:
         """Ask the kernel for exactly the events that matter now."""
         if self.fd < 0:
             return
-        events = IN if reading and not self.ended else 0
+        events = self._reading if reading and not self.ended else 0
         if self.connecting or self.backlog:
             events |= OUT
         if not self._registered:

@@ -33,6 +33,10 @@ class Upstream(Protocol):
     def kept(self) -> bool:
         """Whether it stays open while requests go elsewhere."""
 
+    @property
+    def unseen(self) -> bool:
+        """Whether it is certain that what was sent after the last byte that came from it has reached nobody."""
+
     def sent(self) -> None:
         """Something was sent on its stream."""
 

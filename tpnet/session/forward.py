@@ -6,7 +6,9 @@ never drop a response that has arrived because the rest of its request cannot be
 
 What goes over an accepted connection: from the daemon first one status byte, ``CONNECTED`` (the handler is
 connected, its stream follows) or ``REFUSED`` (it is not, and nothing was delivered to it; the end follows);
-then both streams as they are.
+then both streams as they are. A FIN of the handler goes on with ``UNSEEN`` in front, as urgent data and so beside the
+stream, if this is certain: since the last byte of the handler that was passed on, nothing was written to it, and no
+process will ever read what might be. So a request that was sent after that byte may be sent anew.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import sys
 import termios
 from typing import TYPE_CHECKING
 
+from tpnet.kernel.other_end import is_closed_for_good
 from tpnet.session.handlers import addresses_of
 
 if TYPE_CHECKING:
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from tpnet.model import Handler
 
 CONNECTED, REFUSED = b"\x00", b"\x01"
+UNSEEN = b"\x02"
 READ_SIZE = 32 * 1024
 """Bytes of one read; also the most that is kept of a direction whose receiver is slow."""
 KERNEL_BYTES = {"tunnel": (64 * 1024, 64 * 1024), "handler": (32 * 1024, 16 * 1024)}
@@ -45,6 +49,9 @@ _FULL_PAUSE = 0.1
 _LAST_READS = 16
 _OUT_OF_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _DELIVERY_LOOK, _DELIVERY_LOOK_MOST = 0.002, 0.1  # seconds
+_CLOSING_LOOKS = (0.001, 0.004)
+"""Seconds between looks at who has sent FIN. close(2) sends it a moment before it lets go (tcp_close() in
+net/ipv4/tcp.c); who only half-closes has its FIN passed on so much later."""
 _TCP_CLOSE = 7  # include/net/tcp_states.h
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # linger on, for no time: close(2) sends RST (socket(7))
 _TUNNEL_OPTIONS = (
@@ -201,7 +208,10 @@ async def dial(handler: Handler, seconds: float = PATIENCE) -> socket.socket:
 
 
 class Relay:
-    """A tunnel connection of ``agent`` and the handler's, joined: half-closes, resets and back-pressure go through."""
+    """A tunnel connection of ``agent`` and the handler's, joined: half-closes, resets and back-pressure go through.
+
+    ``last`` is the flow that has sent last.
+    """
 
     def __init__(
         self,
@@ -216,7 +226,10 @@ class Relay:
         self._handler: socket.socket | None = None
         self._on_done = on_done
         self._flows: tuple[_Flow, ...] = ()
+        self._looking: asyncio.TimerHandle | None = None
         self._delivering: asyncio.TimerHandle | None = None
+        self._closed = False  # the handler's end, for good
+        self.last: _Flow | None = None
         self.task: asyncio.Task[None] | None = None
 
     def start(self, handler: socket.socket) -> None:
@@ -259,12 +272,60 @@ class Relay:
             # A failed send takes the socket's error with it, and reading then ends as it does at FIN. EPIPE is the
             # error of a reset behind FIN, any other of one without (tcp_reset() in net/ipv4/tcp_input.c).
             self._handler_gone()
-            return
+        elif flow is down and self.last is not up and not up.ended:
+            up.stop()
+            self._look_at_handler(_CLOSING_LOOKS)
+        else:
+            self._pass_end_on(flow)
+
+    def _pass_end_on(self, flow: _Flow) -> None:
+        up, down = self._flows
         flow.pass_end_on()
         if down.ended and up.failure:
             self._handler_gone()
         elif up.ended and down.ended and self._delivering is None:
             self._finish()
+
+    def crosses_end(self, flow: _Flow) -> bool:
+        """Whether what was read, the first since the handler spoke, meets its end: asked before it is sent."""
+        up, down = self._flows
+        if flow is not up or down.holds or (down.ended and not self._closed):
+            return False
+        if not self._closed:
+            assert self._handler is not None
+            try:
+                return not self._handler.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self._closed = True  # reset, which the kernel tells once
+        return True
+
+    def meet_end(self) -> None:
+        """What ``crosses_end`` was said of is held back: deal with the end first."""
+        if self._closed:
+            self._handler_gone()
+        else:
+            self._flows[1].read()
+
+    def _look_at_handler(self, waits: tuple[float, ...]) -> None:
+        """It has sent FIN, and nothing was said to it since it spoke: find out whether it has closed, or may read on."""
+        assert self._handler is not None
+        up, down = self._flows
+        self._looking = None
+        self._closed = is_closed_for_good(self._handler)
+        if self._closed:
+            if self.last is not up:
+                with contextlib.suppress(OSError):  # no room: it is not said
+                    self._tunnel.send(UNSEEN, socket.MSG_OOB)
+        elif waits:
+            self._looking = self._loop.call_later(waits[0], self._look_at_handler, waits[1:])
+            return
+        self._pass_end_on(down)
+        if self._closed and up.holds:
+            self._handler_gone()
+        else:
+            up.go_on()
 
     def source_failed(self, flow: _Flow) -> None:
         """Its source was reset, and all that came before is passed on."""
@@ -302,8 +363,9 @@ class Relay:
     def _finish(self) -> None:
         if self.task is not None and not self.task.done() and self.task is not asyncio.current_task():
             self.task.cancel()
-        if self._delivering is not None:
-            self._delivering.cancel()
+        for timer in (self._looking, self._delivering):
+            if timer is not None:
+                timer.cancel()
         for sock in (self._tunnel, self._handler):
             if sock is not None and sock.fileno() >= 0:
                 self._loop.remove_reader(sock)
@@ -332,11 +394,23 @@ class _Flow:
         self.failure = 0
 
     def start(self) -> None:
-        self._loop.add_reader(self._src, self._readable)
+        self._loop.add_reader(self._src, self.read)
 
     def stop(self) -> None:
         """Read no more."""
         self._loop.remove_reader(self._src)
+
+    @property
+    def holds(self) -> bool:
+        """Whether something waits to be sent."""
+        return self._left is not None
+
+    def go_on(self) -> None:
+        """Take up what was held back, or read."""
+        if self._left is not None:
+            self._loop.add_writer(self._dst, self._writable)
+        else:
+            self.start()
 
     def drop(self) -> None:
         """Send no more, and read on until the source's end."""
@@ -346,7 +420,8 @@ class _Flow:
             self._loop.remove_writer(self._dst)
             self.start()
 
-    def _readable(self) -> None:
+    def read(self) -> None:
+        """Something may have arrived: send it on."""
         try:
             size = self._src.recv_into(_buffer)
         except BlockingIOError:
@@ -358,6 +433,12 @@ class _Flow:
         if not size:
             self.stop()
             self._relay.flow_ended(self)
+            return
+        relay = self._relay
+        if relay.last is not self and not self._dropping and relay.crosses_end(self):
+            self._left = memoryview(bytes(_view[:size]))
+            self.stop()
+            relay.meet_end()
             return
         sent = self._send(_view[:size])
         if sent < size and not self._dropping:
@@ -383,6 +464,7 @@ class _Flow:
         """How many bytes the kernel took."""
         if self._dropping:
             return 0
+        self._relay.last = self
         try:
             return self._dst.send(data)
         except BlockingIOError:

@@ -49,9 +49,9 @@ def kept(*requests, end="eof", **options):
     return asked, lose(wire, end, **options)
 
 
-def lose(wire, end="eof", *, delivered=True, again=True):
+def lose(wire, end="eof", *, delivered=True, again=True, unseen=False):
     if end == "eof":
-        return wire.do(wire.conversation.upstream_eof(DEV))
+        return wire.do(wire.conversation.upstream_eof(DEV, unseen=unseen))
     return wire.do(wire.conversation.upstream_failed(DEV, "lost", delivered=delivered, again=again))
 
 
@@ -84,6 +84,53 @@ def test_what_must_not_be_sent_twice_is_not_unless_it_surely_was_not_delivered()
         assert_502(wire, answer(b"1"))
     asked, wire = kept(POST, end="broken", delivered=False)
     assert wire.dev == asked == POST
+
+
+@pytest.mark.parametrize("requests", [(POST,), (POST, GET), (GET, POST), (POST, POST)])
+def test_what_the_handler_surely_has_not_seen_is_asked_again_whatever_its_method(requests):
+    asked, wire = kept(*requests, unseen=True)
+    assert wire.dev == asked == b"".join(requests)
+    assert wire.app == b""
+    wire.do(wire.conversation.upstream_confirmed(DEV))
+    wire.say(DEV, *[answer(b"2") for _ in requests])
+    assert wire.client == answer(b"1") + answer(b"2") * len(requests)
+
+
+def test_what_a_fresh_connection_has_surely_not_seen_either_is_the_apps():
+    _, wire = kept(POST, unseen=True)
+    lose(wire, unseen=True)
+    assert wire.app == POST
+    wire = lose(Wire(always).write(POST), unseen=True)
+    assert (wire.dev, wire.app) == (POST, POST)
+
+
+def test_a_request_that_was_sent_before_the_last_response_came_may_have_been_seen():
+    wire = Wire(always).write(GET).say(DEV, answer(b"1")).write(POST, POST).say(DEV, answer(b"2"))
+    wire.received[DEV].clear()
+    lose(wire, unseen=True)
+    assert wire.dev == wire.app == b""
+    assert_502(wire, answer(b"1") + answer(b"2"))
+
+
+@pytest.mark.parametrize(
+    "said", [b"\r\n", b"H", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent"]
+)
+def test_after_any_byte_of_an_answer_it_was_seen(said):
+    wire = Wire(always).write(GET).say(DEV, answer(b"1")).write(POST).say(DEV, said)
+    wire.received[DEV].clear()
+    if not wire.over:
+        lose(wire, unseen=True)
+    assert wire.dev == wire.app == b""
+    assert b"502" in wire.client
+
+
+def test_a_body_that_was_not_kept_is_not_asked_again_though_it_was_not_seen():
+    wire = Wire(always).write(GET).say(DEV, answer(b"1"))
+    wire.write(request(b"POST /dev HTTP/1.1", b"Content-Length: %d" % KEEP, body=b"x"))
+    wire.received[DEV].clear()
+    lose(wire, unseen=True)
+    assert wire.dev == wire.app == b""
+    assert_502(wire, answer(b"1"))
 
 
 def test_one_request_that_must_not_be_sent_twice_keeps_those_with_it_from_it():

@@ -8,13 +8,14 @@ import termios
 import threading
 
 import pytest
-from worker_home import GET, MINE, POST_MINE, SESSION, Signs, handler_of, response
+from worker_home import GET, MINE, POST_MINE, SESSION, Signs, handler_of, kept_session, response
 
 from tpnet.kernel.signs import Level
 from tpnet.proxy.channel import AppRefused, Purpose
 from tpnet.proxy.context import UNDECIDED
 from tpnet.proxy.dialler import Peer
 from tpnet.proxy.loop import IN
+from tpnet.proxy.session_upstream import UNSEEN
 
 BIG = 32 << 20
 PEER = Peer(True, ("", 0), ("", 0))
@@ -209,6 +210,62 @@ def test_a_handler_that_closes_as_the_request_arrives_is_asked_again_where_that_
     home.spin()
     handler.got()
     handler.reset() if how == "reset" else handler.close()
+    home.spin()
+    assert home.session.accept() is None
+    assert client.got().startswith(b"HTTP/1.1 502 ")
+
+
+def say_unseen(handler):
+    """What the session daemon says when the handler has closed, and can see no more."""
+    handler.sock.send(UNSEEN, socket.MSG_OOB)
+
+
+@pytest.mark.parametrize("then", ["FIN", "FIN and RST"])
+def test_a_post_that_the_handler_has_surely_not_seen_is_asked_over_a_fresh_connection(home, then):
+    client, handler = kept_session(home)
+    for number in range(3):
+        client.send(POST_MINE)
+        home.spin()
+        if then == "FIN":
+            handler.got()
+        say_unseen(handler)
+        handler.shut()
+        if then == "FIN and RST":
+            handler.reset()
+        home.spin()
+        handler = handler_of(home)
+        assert handler.got() == POST_MINE
+        handler.send(response(b"%d" % number))
+        home.spin()
+        assert client.got() == response(b"%d" % number)
+    assert home.reasons() == {}
+
+
+def test_what_is_said_beside_the_stream_is_no_byte_of_it(home):
+    client, handler = kept_session(home)
+    client.send(MINE)
+    home.spin()
+    handler.got()
+    handler.send(response(b"whole")[:-2])
+    say_unseen(handler)
+    handler.send(response(b"whole")[-2:])
+    handler.close()
+    home.spin()
+    assert client.got() == response(b"whole")
+    client.send(POST_MINE)
+    home.spin()
+    assert handler_of(home).got() == POST_MINE
+
+
+@pytest.mark.parametrize("read", ["all", "nothing"])
+def test_another_mark_says_nothing(home, read):
+    client, handler = kept_session(home)
+    client.send(POST_MINE)
+    home.spin()
+    if read == "all":
+        handler.got()
+    handler.sock.send(b"x", socket.MSG_OOB)
+    handler.close()
     home.spin()
     assert home.session.accept() is None
     assert client.got().startswith(b"HTTP/1.1 502 ")

@@ -3,18 +3,20 @@ import contextlib
 import errno
 import fcntl
 import os
+import random
 import resource
 import socket
 import struct
 import sys
 import termios
 import time
+from collections import Counter
 from ipaddress import IPv6Address
 
 import pytest
 
 from tpnet.model import Handler
-from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, Forward, dial
+from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, UNSEEN, Forward, dial
 
 LOCAL = IPv6Address("::1")
 
@@ -488,3 +490,198 @@ def test_long_response_that_a_reset_follows_reaches_a_slow_agent_whole():
 
 def unsent(sock):
     return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+# A request that meets the handler's end.
+
+
+def mark(sock):
+    """What was said beside the stream."""
+    try:
+        return sock.recv(1, socket.MSG_OOB)
+    except OSError:
+        return b""
+
+
+async def talked(lane):
+    """A relay over which a request was answered."""
+    loop = asyncio.get_running_loop()
+    agent, served = await lane.pair()
+    await loop.sock_sendall(agent, b"1")
+    assert await receive(served, 1) == b"1"
+    await loop.sock_sendall(served, b"one")
+    assert await receive(agent, 3) == b"one"
+    return agent, served
+
+
+async def at_end(sock):
+    """Wait for the end: what was said beside the stream before it."""
+    await until(lambda: ended(sock))
+    said = mark(sock)
+    assert sock.recv(1) == b""
+    return said
+
+
+def ended(sock):
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+
+
+@pytest.mark.parametrize("behind", [b"", b"2", b"2" * 100_000], ids=["idle", "request", "upload"])
+def test_what_is_sent_to_a_handler_that_has_closed_is_told_as_unseen(behind):
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            for _ in range(20):
+                agent, served = await talked(lane)
+                served.close()
+                with contextlib.suppress(BlockingIOError):
+                    agent.send(behind)
+                assert await at_end(agent) == UNSEEN
+                # What comes later meets no handler, and hears so.
+                with contextlib.suppress(ConnectionError):
+                    while True:
+                        await loop.sock_sendall(agent, b"2")
+                        await asyncio.sleep(0.001)
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+def test_a_handler_that_closes_before_anything_was_said_has_seen_nothing():
+    async def main():
+        async with Lane() as lane:
+            agent, served = await lane.pair()
+            served.close()
+            assert await at_end(agent) == UNSEEN
+
+    run(main)
+
+
+def test_a_handler_that_half_closes_may_read_on_and_nothing_is_said():
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            for soon in (False, True):
+                agent, served = await talked(lane)
+                served.shutdown(socket.SHUT_WR)
+                if soon:
+                    await loop.sock_sendall(agent, b"more")
+                assert await at_end(agent) == b""
+                if not soon:
+                    await loop.sock_sendall(agent, b"more")
+                assert await receive(served, 4) == b"more"
+                agent.shutdown(socket.SHUT_WR)
+                assert await receive(served, 1) == b""
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("seen", [1, 5])
+def test_a_handler_that_closes_after_it_has_read_any_is_not_told_as_blind(seen):
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await talked(lane)
+            await loop.sock_sendall(agent, b"again")
+            assert await receive(served, seen) == b"again"[:seen]
+            served.close()
+            if seen == 5:
+                assert await at_end(agent) == b""
+            else:
+                assert await read_out(agent) == (b"", "reset")
+
+    run(main)
+
+
+def test_a_reset_of_an_idle_handler_stays_one_though_a_request_meets_it():
+    async def main():
+        async with Lane() as lane:
+            for _ in range(20):
+                agent, served = await talked(lane)
+                served.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                served.close()
+                agent.send(b"2")
+                assert await read_out(agent) == (b"", "reset")
+            await until(lambda: lane.door.open == 0)
+
+    run(main)
+
+
+def test_a_long_response_in_front_of_the_end_is_whole_though_more_is_sent_meanwhile():
+    """The end is known before all of the response could be passed on."""
+
+    async def main():
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            agent, served = await lane.pair()
+            answer = os.urandom(200_000)
+            await loop.sock_sendall(agent, b"1")
+            assert await receive(served, 1) == b"1"
+            sending = asyncio.create_task(loop.sock_sendall(served, answer))
+            await asyncio.sleep(0.05)  # the agent reads nothing
+            await loop.sock_sendall(agent, b"2")
+            assert await receive(served, 1) == b"2"
+            got = await receive(agent, len(answer))
+            await sending
+            served.close()
+            assert got == answer
+            assert await receive(agent, 1) == b""
+
+    run(main)
+
+
+def test_nothing_that_is_told_as_unseen_was_seen_whenever_the_handler_closes():
+    """Many ends at any moment around a request: the handler's book against what the agent is told."""
+
+    async def main():
+        rng = random.Random(10)
+        async with Lane() as lane:
+            loop = asyncio.get_running_loop()
+            told = Counter()
+            for _ in range(400):
+                agent, served = await talked(lane)
+                closing = rng.choice(["close", "close after a look", "half-close", "read one", "answer"])
+                start = rng.uniform(0, 0.0005)
+
+                async def handle(served=served, closing=closing, start=start):
+                    await asyncio.sleep(start)
+                    seen = b""
+                    if closing in {"close after a look", "read one"}:
+                        with contextlib.suppress(BlockingIOError):
+                            seen = served.recv(1 if closing == "read one" else 100)
+                    elif closing == "half-close":
+                        served.shutdown(socket.SHUT_WR)
+                        with contextlib.suppress(TimeoutError):
+                            async with asyncio.timeout(0.01):
+                                seen = await loop.sock_recv(served, 100)
+                    elif closing == "answer":
+                        seen = await loop.sock_recv(served, 100)
+                        await loop.sock_sendall(served, b"two")
+                    served.close()
+                    return seen
+
+                handling = asyncio.create_task(handle())
+                await asyncio.sleep(rng.uniform(0, 0.0005))
+                agent.send(b"POST")
+                seen = await handling
+                data, end, said = b"", "", b""
+                while not end:
+                    said = mark(agent) or said
+                    try:
+                        chunk = agent.recv(100)
+                        data, end = data + chunk, "" if chunk else "end"
+                    except BlockingIOError:
+                        await asyncio.sleep(0.0005)
+                    except ConnectionResetError:
+                        end = "reset"
+                agent.close()
+                if said == UNSEEN and not data:
+                    assert not seen, closing
+                told[closing, end, said, bool(seen)] += 1
+            assert told["close", "end", UNSEEN, False] > 20, told
+
+    run(main, 60)

@@ -276,7 +276,7 @@ class Conversation:
                 self._responses.complete(side, b"", out)
         return out
 
-    def upstream_eof(self, side: Side) -> Commands:
+    def upstream_eof(self, side: Side, *, unseen: bool = False) -> Commands:
         """``side`` will send no more; it may still read."""
         state = self._state
         if state.phase.ended:
@@ -284,7 +284,7 @@ class Conversation:
             return ((SHUT_CLIENT,),) if piped else _NOTHING
         out: list[Command] = []
         if state.exchanges.queue and side == state.exchanges.side:
-            self._responses.ended(side, out)
+            self._responses.ended(side, out, unseen=unseen)
         else:
             self._responses.unasked_end(side, out)
         return out

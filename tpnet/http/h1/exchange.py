@@ -43,16 +43,18 @@ class Exchange:
 
     ``kept``: all bytes of it so far, for the case that its session fails, or ``None`` if they are not kept. A
     request that came in one piece is kept as that very object. ``reused``: it went over a session's connection
-    that was there before it.
+    that was there before it. ``first``: nothing was outstanding when it began, so all that its session had said by then
+    was older.
     """
 
-    __slots__ = ("head", "kept", "progress", "reused", "verdict")
+    __slots__ = ("first", "head", "kept", "progress", "reused", "verdict")
 
     def __init__(self, head: RequestHead, verdict: Verdict) -> None:
         self.head = head
         self.verdict = verdict
         self.progress = UNANSWERED
         self.reused = False
+        self.first = False
         self.kept: bytes | bytearray | None = None
 
 
@@ -96,6 +98,7 @@ class Exchanges:
     def add(self, head: RequestHead, verdict: Verdict) -> Exchange:
         """Another request, to the side of those before. Begin to keep it, and to hold it back, if either is due."""
         exchange = Exchange(head, verdict)
+        exchange.first = not self.queue
         self.side = side = verdict.side
         self.queue.append(exchange)
         if side is not APP:
@@ -164,6 +167,7 @@ class Exchanges:
         ):
             return False
         self.confirmed.discard(self.side)
+        self.queue[0].first = True
         for exchange in self.queue:
             assert exchange.kept is not None
             exchange.reused = False

@@ -164,17 +164,18 @@ class Responses:
         else:
             self._requests.settle(out)
 
-    def ended(self, side: Side, out: list[Command]) -> None:
-        """The side that owes responses has ended."""
+    def ended(self, side: Side, out: list[Command], *, unseen: bool) -> None:
+        """The side that owes responses has ended. ``unseen``: and saw nothing of what was sent since it spoke last."""
         state = self._state
         exchanges, framing = state.exchanges, state.responses
         exchange = exchanges.queue[0]
         left = framing.left
         if side is not APP:
             if left is None:
+                delivered = not (unseen and exchange.first and framing.partial is None)
                 out.append((RESET, side))
-                if not self.ask_again(out, delivered=True):
-                    self.fail_over("it ended without an answer", out, delivered=True)
+                if not self.ask_again(out, delivered=delivered):
+                    self.fail_over("it ended without an answer", out, delivered=delivered)
                 return
         elif unsent := framing.forget():
             out.append((SEND_CLIENT, unsent))
