@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 REACHED = 0
 """The status byte of a handler that was reached."""
 UNSEEN = b"\x02"
-"""What is said beside the stream (``tpnet.session.forward``)."""
+"""What is said beside the stream (``tpnet.session.relay``)."""
 
 _CLOSED = "session closed before the handler was reached"
 

@@ -16,7 +16,8 @@ from ipaddress import IPv6Address
 import pytest
 
 from tpnet.model import Handler
-from tpnet.session.forward import CONNECTED, READ_SIZE, REFUSED, UNSEEN, Forward, dial
+from tpnet.session.forward import Forward, dial
+from tpnet.session.relay import CONNECTED, READ_SIZE, REFUSED, UNSEEN
 
 LOCAL = IPv6Address("::1")
 
