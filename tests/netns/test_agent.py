@@ -250,6 +250,19 @@ def test_a_dry_run_says_which_intercept_takes_a_request_and_why(lab):
             control.explain(name, 8080, **values)
 
 
+LISTS_MODULES = "import atexit\natexit.register(lambda: print('modules:', *sys.modules))"
+
+
+def test_an_agent_without_a_cluster_never_imports_what_only_one_in_a_cluster_needs(own):
+    own.start(LISTS_MODULES)
+    assert own.control.status().agent.redirect == "ebpf"
+    assert own.stop() == 0
+    _, _, modules = own.words().rpartition("modules:")
+    assert "tpnet.agent.supervisor" in modules.split()
+    large = {"kubernetes", "aiohttp", "tpnet.control.kubernetes", "pyroute2.ndb", "pyroute2.nftables", "bcc"}
+    assert large & set(modules.split()) == set()
+
+
 def test_info_names_what_is_in_use(lab):
     info = lab.control.info()
     assert (info.pid, info.redirect) == (lab.agent.process.pid, "ebpf")

@@ -15,13 +15,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pyroute2 import IPRoute, NetlinkError
-
 from tpnet.datapath.listening import ListenTable
 from tpnet.datapath.netns import NetNs
 from tpnet.datapath.redirect import LOCK_NAME, EbpfRedirect, Redirect, others_in, stay_on
 from tpnet.datapath.source_address import BEFORE, SourceAddress
 from tpnet.datapath.target import resolve_targets
+from tpnet.kernel.netlink import IPRoute, NetlinkError
 from tpnet.kernel.signs import Level
 from tpnet.model import TpnetError
 

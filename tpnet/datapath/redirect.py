@@ -15,8 +15,6 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Protocol, Self
 
-from pyroute2 import IPRoute, NetlinkError
-
 from tpnet.datapath.listening import OUR_ADDRESS
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import NetNs
@@ -24,6 +22,7 @@ from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
 from tpnet.kernel.endpoint import pack_endpoint
 from tpnet.kernel.lock import names_held
+from tpnet.kernel.netlink import IPRoute, NetlinkError
 from tpnet.kernel.signs import SUPERVISOR, WORKER, Level, Signs
 from tpnet.model import Conflict, Refused, TpnetError
 

@@ -18,10 +18,9 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from pyroute2 import IPRoute, NetlinkError
-
 from tpnet.datapath.netns import streams
 from tpnet.datapath.redirect import LOCK_NAME, lock_namespace, others_in
+from tpnet.kernel.netlink import IPRoute, NetlinkError
 from tpnet.model import InvalidInput, TpnetError
 
 if TYPE_CHECKING:

@@ -16,10 +16,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from tpnet.datapath.netns import NetNs
+from tpnet.kernel.netlink import IPRoute, NetlinkError
 from tpnet.tunnel.device import DeviceError, Endpoint, PeerStats, WireGuardDevice, open_device
 from tpnet.tunnel.keys import KeyPair, address_of, prefix_of
 from tpnet.tunnel.path import FULL, SMALLEST

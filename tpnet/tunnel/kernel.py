@@ -12,10 +12,8 @@ from base64 import b64encode
 from ipaddress import IPv6Address, ip_interface
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pyroute2 import IPRoute, WireGuard
-from pyroute2.netlink.exceptions import NetlinkError
-
 from tpnet.datapath.netns import NetNs
+from tpnet.kernel.netlink import IPRoute, NetlinkError, WireGuard
 from tpnet.tunnel.device import DeviceError, Endpoint, PeerStats, new_name
 from tpnet.tunnel.keys import check_public_key
 

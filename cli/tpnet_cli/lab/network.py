@@ -12,10 +12,10 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyroute2 import IPRoute
 from pyroute2 import netns as named
 
 from tpnet.datapath.netns import NAMED, NetNs
+from tpnet.kernel.netlink import IPRoute
 from tpnet_cli.lab.plan import (
     CLIENTS,
     FABRIC,

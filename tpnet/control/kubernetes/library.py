@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+from tpnet.kernel.packages import package_without_init
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,7 @@ class Library:
 @cache
 def library() -> Library:
     """The modules, imported by the first call, which takes 0.3 s."""
-    parent = None
-    for name in ("kubernetes", "kubernetes.aio"):
-        if name not in sys.modules:
-            spec = importlib.util.find_spec(name)
-            assert spec is not None, "one of our dependencies"
-            # A package that knows its path, whose __init__ is not run.
-            sys.modules[name] = importlib.util.module_from_spec(spec)
-        if parent is not None:
-            vars(parent)["aio"] = sys.modules[name]
-        parent = sys.modules[name]
+    parent = package_without_init("kubernetes")
+    vars(parent)["aio"] = package_without_init("kubernetes.aio")
     names = ("client", "config", "config.kube_config")
     return Library(*(importlib.import_module(f"kubernetes.aio.{name}") for name in names))
