@@ -9,13 +9,15 @@ import contextlib
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from uuid import uuid4
 
 from agent_lab import GET, AgentLab, wait_until
 from books import Books, reads
 from ledger import Ledger
+from networks import TABLE, nft
 from podnet import App
-from tunnel_lab import Lab
+from tunnel_lab import Lab, default_route
 from worker_lab import Server, answering, read_head
 
 from tpnet.datapath.netns import NetNs
@@ -32,13 +34,25 @@ class Laptops:
         self._node = self._lab.keep(NetNs.from_name(agent.node))
         self._users = []
 
-    def user(self, name):
-        user = User(self, name)
+    def user(self, name, **more):
+        user = User(self, name, **more)
         self._users.append(user)
         return user
 
-    def connect(self, laptop):
-        self._lab.join(self._node, laptop)
+    def connect(self, laptop, *, nat=False):
+        """``nat``: behind a router that lets in only what answers, address and port, what was sent from behind it."""
+        if not nat:
+            self._lab.join(self._node, laptop)
+            return
+        router = self._lab.ns("router")
+        self._lab.join(self._node, router)
+        gateway, _ = self._lab.join(router, laptop)
+        laptop.run(lambda: default_route(gateway))
+        router.run(lambda: Path("/proc/sys/net/ipv4/ip_forward").write_text("1"))
+        nft(
+            router,
+            f"table ip {TABLE} {{\nchain out {{ type nat hook postrouting priority 100; masquerade\n}}\n}}\n",
+        )
 
     def ns(self, label):
         return self._lab.ns(label)
@@ -57,11 +71,11 @@ class Laptops:
 class User:
     """A developer with a laptop, a handler on its port 8080, and a session."""
 
-    def __init__(self, laptops, name):
+    def __init__(self, laptops, name, *, nat=False):
         self.name = f"{name}{uuid4().hex[:4]}"
         self.header = b"coder: %s\r\n" % self.name.encode()
         self.laptop = laptops.ns(self.name)
-        laptops.connect(self.laptop)
+        laptops.connect(self.laptop, nat=nat)
         self._run_dir = laptops.agent.run_dir
         self._servers = contextlib.ExitStack()
         self.start_handler()
@@ -105,15 +119,18 @@ class User:
 
 
 class Scene:
-    """One pod, and one developer, ``bob``, for a shared agent. An app is started by the test, then ``intercept``."""
+    """One pod, and one developer, ``bob``, for a shared agent. An app is started by the test, then ``intercept``.
 
-    def __init__(self, agent):
+    ``bob``: what ``User`` takes.
+    """
+
+    def __init__(self, agent, **bob):
         self._stack = contextlib.ExitStack()
         try:
             self.lab = self.keep(AgentLab(agent))
             self.net, self.pod, self.control = self.lab.net, self.lab.pod, self.lab.control
             self.laptops = self.keep(Laptops(agent))
-            self.bob = self.laptops.user("bob")
+            self.bob = self.laptops.user("bob", **bob)
         except BaseException:
             self.close()
             raise
@@ -148,10 +165,12 @@ class Scene:
 class Stage(Scene):
     """A scene for many tests, intercepted already: ``plays`` says what app and handler do with each connection."""
 
-    def __init__(self, agent):
-        super().__init__(agent)
+    def __init__(self, agent, **bob):
+        super().__init__(agent, **bob)
         try:
             self.agent = agent
+            self.ending = []  # processes of earlier agents, which wait for what is under way
+            self._stack.callback(self._end)
             self._plays = {}
             self.app(partial(self._play, "app"))
             self.serve()
@@ -180,6 +199,11 @@ class Stage(Scene):
         addresses = [(self.pod.address[family], 8080) for family in (4, 6)]
         values = {"host": "shop", "header": "coder", "posts": True, "reads": reads, **more}
         return Ledger(self.net.client, addresses, ("", self.bob.name), **values)
+
+    def _end(self):
+        for old in self.ending:
+            old.kill()
+            old.wait()
 
     def _play(self, side, sock):
         self._plays[side](sock)

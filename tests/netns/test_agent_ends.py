@@ -1,6 +1,7 @@
 """An agent that is told to end: by events, while its successor may run already."""
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -8,15 +9,15 @@ import time
 import pytest
 from agent_lab import Agent, changes, wait_until
 from laptops import Stage, answer, head_of, request
-from worker_lab import exactly, read_head
+from worker_lab import exactly, read, read_head
 
 
 @pytest.fixture
-def stage():
-    """A scene at an agent of this test's own; bob takes what carries his header."""
+def stage(request):
+    """A scene at an agent of this test's own; bob takes what carries his header. The parameter: behind NAT."""
     with contextlib.closing(Agent()) as agent:
         agent.start()
-        with contextlib.closing(Stage(agent)) as stage:
+        with contextlib.closing(Stage(agent, nat=getattr(request, "param", False))) as stage:
             wait_until(lambda: said(stage, stage.matched()) == "bob 0")
             yield stage
 
@@ -96,6 +97,10 @@ def test_the_next_response_says_close_and_is_the_last_and_silence_waits(stage):
     assert changes(stage.pod) == []
 
 
+NAT = pytest.mark.parametrize("stage", [False, True], ids=["", "nat"], indirect=True)
+
+
+@NAT
 def test_responses_under_way_end_in_their_own_time_while_the_next_agent_serves(stage):
     app, bob = Slow("app"), Slow("bob")
     stage.plays(app, bob)
@@ -125,3 +130,30 @@ def test_responses_under_way_end_in_their_own_time_while_the_next_agent_serves(s
     stage.bob.remove()
     wait_until(lambda: not changes(stage.pod))
     assert not (stage.agent.run_dir / "state.json").exists()
+
+
+@NAT
+def test_an_upload_under_way_goes_on_while_the_next_agent_serves(stage):
+    size = 2 << 20
+    bodies = []
+
+    def serve(sock):
+        if not head_of(sock):
+            return
+        bodies.append(read(sock, lambda data: len(data) == size))
+        sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbob")
+
+    stage.plays(None, serve)
+    body = os.urandom(size)
+    old = stage.agent.process
+    with stage.connect(timeout=20) as sock:
+        sock.sendall(stage.matched(b"POST", body=body)[: -size // 2])
+        time.sleep(0.5)
+        old.terminate()
+        stage.agent.start()
+        stage.plays(None, None)
+        wait_until(lambda: said(stage, stage.matched()) == "bob 0", 10)
+        sock.sendall(body[-size // 2 :])
+        assert answer(sock) == (200, "bob")
+    assert bodies == [body]
+    assert old.wait(10) == 0, stage.agent.words()

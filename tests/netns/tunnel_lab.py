@@ -80,6 +80,11 @@ def link_up(name, address=None, prefixlen=None):
         route.link("set", index=index, state="up")
 
 
+def default_route(gateway):
+    with IPRoute() as route:
+        route.route("add", dst="default", gateway=gateway)
+
+
 def change_address(name, old, new):
     """Another IPv4 address, as on another network."""
     with IPRoute() as route:

@@ -25,6 +25,9 @@ class Orders(Protocol):
     ``end`` may come without any of the others.
     """
 
+    overlaps: bool
+    """Whether the next agent may start on this node while this one waits for what is under way."""
+
     @property
     def book(self) -> Book:
         """What is wanted at this moment."""
@@ -56,6 +59,7 @@ class LocalOrders:
 
     def __init__(self) -> None:
         self.book = Store()
+        self.overlaps = True
         self._calls: Calls | None = None
 
     async def prepare(self) -> None:

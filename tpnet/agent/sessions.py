@@ -65,6 +65,7 @@ class Sessions:
         self._whole = True  # the device knows every session
         self._looks: set[asyncio.Task[None]] = set()
         self._ending = False
+        self._next_port = 0
         self.wireguard = ""
 
     @property
@@ -249,24 +250,28 @@ class Sessions:
                 peers = await asyncio.to_thread(self._end.peers)
         return tuple(self._status(name, peers) for name in list(self._book.sessions))
 
-    async def goodbye(self) -> None:
-        """Tell the sessions that this agent ends, and the next one is to be looked for. Takes a tenth of a second."""
+    async def goodbye(self, *, moves: bool = False) -> None:
+        """Tell the sessions that this agent ends, and the next one is to be looked for. Takes a tenth of a second.
+
+        ``moves``: ``make_way`` comes next.
+        """
         self._ending = True
+        self._next_port = free_port() if moves else 0
         if self._heartbeat is None:
             return
         for _ in range(GOODBYES):  # a datagram may be lost; and the device takes a moment to send one
-            self._heartbeat.goodbye()
+            self._heartbeat.goodbye(self._next_port)
             await asyncio.sleep(GOODBYE_PAUSE)
 
     async def make_way(self) -> None:
         """Leave the node's UDP port to the next agent.
 
-        What is under way to sessions goes on, from another port: they learn of it by whatever comes from there, such as
-        another ``goodbye``.
+        What is under way to sessions goes on, from another port: they were told which, and learn of it by whatever comes
+        from there, such as another goodbye.
         """
         if self._end is not None:
             try:
-                await asyncio.to_thread(self._end.move_away)
+                await asyncio.to_thread(self._end.move_away, self._next_port)
             except TpnetError as error:
                 _log.warning("%s", error)
 
@@ -334,6 +339,16 @@ class Sessions:
             self._on_change()
             if up:
                 self._look_now()
+
+
+def free_port() -> int:
+    """A UDP port of the calling thread's namespace that nobody has at this moment; 0 when there is none."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("0.0.0.0", 0))  # noqa: S104 - nothing is received by it
+            return int(sock.getsockname()[1])
+    except OSError:
+        return 0
 
 
 def endpoints_at(port: int) -> tuple[str, ...]:

@@ -190,11 +190,12 @@ class Agent:
     async def _withdraw(self) -> None:
         """First of all: new connections are the apps', and the sessions look out for the next agent."""
         await self._targets.withdraw(self._end_seconds, mark=not self._bytes_untouched)
-        await self._sessions.goodbye()
+        await self._sessions.goodbye(moves=self._orders.overlaps)
 
     async def _make_way(self) -> None:
         """Let the next agent start, while what is under way here ends."""
-        await self._sessions.make_way()
+        if self._orders.overlaps:
+            await self._sessions.make_way()
         self._lock.close()
         await self._sessions.goodbye()
         if left := sum(self._ledger.target(door.number).get("open", 0) for door in self._targets.left()):

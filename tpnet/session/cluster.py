@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tpnet.control.kubernetes.targets import split_name
 from tpnet.model import NotThere, TpnetError
-from tpnet.session.link import NUDGE_EVERY, AgentPeer, Link
+from tpnet.session.link import NUDGE_EVERY, RETIRED_SECONDS, AgentPeer, Link
 from tpnet.tunnel import KeyPair, TunnelEnd
 
 if TYPE_CHECKING:
@@ -339,9 +339,18 @@ class ClusterPresence:
         if old is not None:
             if old.agent == agent:
                 return
-            old.close(forget=True)
+            gone = old.gone
+            old.close(forget=not gone)
+            if gone:  # it may have responses under way yet; new streams of it are refused from here on
+                self._loop.call_later(RETIRED_SECONDS, self._retire, self.tunnel, old.agent.public_key)
         self._links[node] = link = Link(self.tunnel, agent, lambda up: self._changed(node, up))
         await link.start()
+
+    def _retire(self, end: TunnelEnd, public_key: str) -> None:
+        """Forget an agent that has had its time, unless it is one that is there."""
+        if end is self._end and all(link.agent.public_key != public_key for link in self._links.values()):
+            with contextlib.suppress(TpnetError):
+                end.remove_peer(public_key)
 
     def _changed(self, node: str, up: bool) -> None:
         link = self._links.get(node)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 KEEPALIVE = 25
 """Seconds; WireGuard's usual, shorter than what NATs forget."""
+RETIRED_SECONDS = 60.0
+"""Seconds for which an earlier agent's tunnel stays: longer than one that ends waits for what is under way."""
 NUDGE_EVERY = 0.5
 """Seconds between two looks at a link, each of which may call ``nudge``."""
 _ENDPOINT_SECONDS = 1.5
@@ -34,6 +36,9 @@ _NUDGE_AFTER = 1.0
 _TRIES = 4
 """Handshakes with an agent that never answered, before its next endpoint."""
 _ANEW_AFTER = 6.0
+_FOLLOW_AT = (0.2, 0.5, 1.0, 2.0)
+"""Seconds after an agent's goodbye at which it is sent a packet at the port that it moves to. It may not be there yet,
+and what it sends from the old one until then leads back there."""
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +69,7 @@ class Link:
         self._came_up = asyncio.Event()
         self._down_since = 0.0
         self._turn = 0
+        self._following: list[asyncio.TimerHandle] = []
 
     @property
     def up(self) -> bool:
@@ -98,7 +104,7 @@ class Link:
     async def start(self) -> None:
         """Make the peer, and begin to send heartbeats; to the first endpoint. Raises ``TpnetError``."""
         sock = self._end.socket(socket.SOCK_DGRAM)
-        self._pulse = HeartbeatSender(sock, self._changed, self._path_found)
+        self._pulse = HeartbeatSender(sock, self._changed, self._path_found, self._moves)
         try:
             # There must be a route before connect(2) can choose the source address.
             self._end.add_peer(self.agent.public_key)
@@ -128,9 +134,10 @@ class Link:
     def nudge(self) -> None:
         """While the agent is silent: choose the source address anew, then try every endpoint afresh.
 
-        Raises ``TpnetError``.
+        Not one that has said goodbye: its endpoints are the next agent's, and what it has under way yet goes on where it
+        is. Raises ``TpnetError``.
         """
-        if self._pulse is None or not self.agent.endpoints:
+        if self._pulse is None or self.gone or not self.agent.endpoints:
             return
         if not self._came_up.is_set():
             if self._shook_hands():
@@ -161,6 +168,7 @@ class Link:
             self._pulse.close()
             self._pulse = None
         if forget:
+            self._stay()
             with contextlib.suppress(TpnetError):
                 self._end.remove_peer(self.agent.public_key)
 
@@ -188,6 +196,33 @@ class Link:
             self._end.set_path(self.agent.public_key, size)
         except TpnetError as error:
             log.warning("%s", error)
+
+    def _moves(self, port: int) -> None:
+        """The agent ends, and leaves its UDP port to the next one. What is under way is to go on from another.
+
+        A router between here and there may let in only what answers us: so we have to speak first. With 0 it does not.
+        """
+        self._stay()
+        peer = None
+        if port:
+            with contextlib.suppress(TpnetError):  # the device may have died
+                peer = self._end.peers().get(self.agent.public_key)
+        if peer is None or peer.endpoint is None:
+            return
+        endpoint = peer.endpoint[0], port
+        loop = asyncio.get_running_loop()
+        self._following = [loop.call_later(at, self._follow, endpoint) for at in _FOLLOW_AT]
+
+    def _stay(self) -> None:
+        for timer in self._following:
+            timer.cancel()
+
+    def _follow(self, endpoint: Endpoint) -> None:
+        """Send a packet there, and everything else from now on."""
+        with contextlib.suppress(TpnetError):  # the tunnel may have been closed meanwhile
+            self._end.set_endpoint(self.agent.public_key, endpoint)
+            # To turn this on is what sends a packet.
+            self._end.set_endpoint(self.agent.public_key, endpoint, keepalive=KEEPALIVE)
 
     def _changed(self, up: bool) -> None:
         self._down_since = 0.0 if up else time.monotonic()

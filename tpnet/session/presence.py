@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 from tpnet.model import InvalidInput, NotThere, Session, SessionGrant, TpnetError
-from tpnet.session.link import NUDGE_EVERY, AgentPeer, Link
+from tpnet.session.link import NUDGE_EVERY, RETIRED_SECONDS, AgentPeer, Link
 from tpnet.tunnel import MTU, KeyPair, TunnelEnd, address_of, prefix_of
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ RENEW_EVERY = 10.0
 """Seconds between renewals; the lease is 30 s."""
 RETRY_EVERY = 2.0
 """Seconds between attempts while the agent does not answer."""
-RETIRED_SECONDS = 60.0
-"""Seconds for which an earlier agent's tunnel stays: longer than one that ends waits for what is under way."""
 QUICK_EVERY, QUICK_SECONDS = 0.1, 60.0
 """The same at first, once it has said goodbye or fallen silent: the next one is about to start."""
 
@@ -271,7 +269,7 @@ class Presence:
             try:
                 if not end.alive():
                     self._wake.set()
-                elif not link.gone:  # else its port is the next one's: where it has gone its packets say
+                else:
                     link.nudge()
             except TpnetError as error:
                 log.warning("%s", error)

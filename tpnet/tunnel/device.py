@@ -65,8 +65,8 @@ class WireGuardDevice(Protocol):
     def configure(self, keys: KeyPair, port: int) -> int:
         """Set the own key and UDP port (0: any free one), with the link up. Returns the port in use."""
 
-    def move_away(self) -> int:
-        """Use any other free UDP port from now on, which is returned."""
+    def move_away(self, port: int = 0) -> int:
+        """Use another UDP port from now on, or any free one where that is taken; which is returned."""
 
     def set_peer(
         self, public_key: str, allowed: IPv6Address, *, endpoint: Endpoint | None = None, keepalive: int = 0

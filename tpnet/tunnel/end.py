@@ -193,9 +193,9 @@ class TunnelEnd:
         self._paths[address] = size or SMALLEST
         self._route("replace", address)
 
-    def move_away(self) -> None:
-        """Give up the UDP port for any other. Peers follow with the next packet to them. Raises ``DeviceError``."""
-        self.port = self.device.move_away()
+    def move_away(self, port: int = 0) -> None:
+        """Give up the UDP port for another, or any. Peers follow with the next packet to them. Raises ``DeviceError``."""
+        self.port = self.device.move_away(port)
 
     def remove_peer(self, public_key: str) -> None:
         """Forget a peer: what it sends is dropped, connecting to it fails at once. May be called twice."""

@@ -65,9 +65,12 @@ class KernelDevice:
             ) from error
         return next((int(m.get_attr("WGDEVICE_A_LISTEN_PORT") or 0) for m in self._info()), 0)
 
-    def move_away(self) -> int:
+    def move_away(self, port: int = 0) -> int:
         """See ``WireGuardDevice``."""
-        self._set(listen_port=0)
+        try:
+            self._set(listen_port=port)
+        except DeviceError:
+            self._set(listen_port=0)
         return next((int(m.get_attr("WGDEVICE_A_LISTEN_PORT") or 0) for m in self._info()), 0)
 
     def set_peer(

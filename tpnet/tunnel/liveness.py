@@ -7,7 +7,8 @@ than what asked for it.
 A heartbeat is 16 bytes, big-endian: ``tH``, the sender's last round trip in units of 0.1 ms (u16, 0:
 unknown), a sequence number (u32), the size of the path in bytes as it is known to the sender (u16, see
 ``tpnet.tunnel.path``), six zeros. Padded with more zeros it is a probe of the path's size. Its echo is the same,
-padding and all, with ``tE`` in front. An agent that ends sends a goodbye, which is ``tG`` and zeros, and echoes no more.
+padding and all, with ``tE`` in front. An agent that ends sends a goodbye, and echoes no more: ``tG``, the UDP port that
+its end of the tunnel is about to move to (u16, 0: none, or it is there), and zeros.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ _IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _IPV6_PMTUDISC_PROBE = (
     23,
     3,
 )  # linux/in6.h: send whole packets, whatever the route's MTU says
-_GOODBYE = b"tG".ljust(_LAYOUT.size, b"\0")
+_GOODBYE = struct.Struct("!2sH12x")
+_BYE = b"tG"
 _CHECK_EVERY = 0.1
 _LATE = 0.5
 _ASKS_KEPT = 128
@@ -130,12 +132,14 @@ class Liveness:
 class Pulse:
     """The daemon's half without I/O: heartbeats out, echoes in. ``up`` and ``rtt_ms`` are as of now.
 
-    ``gone``: the agent has said goodbye, and nothing since. ``path``: how large a packet passes.
+    ``gone``: the agent has said goodbye, and nothing since; ``moves_to`` is the port that it named. ``path``: how large a
+    packet passes.
     """
 
     def __init__(self) -> None:
         self.up = False
         self.gone = False
+        self.moves_to = 0
         self.rtt_ms = 0.0
         self.seen = 0.0
         self.path = PathSize()
@@ -165,7 +169,8 @@ class Pulse:
         Only an echo of what was asked counts, and only once; and its goodbye.
         """
         before = self.up
-        if data == _GOODBYE:
+        if len(data) == _GOODBYE.size and data[:2] == _BYE:
+            _, self.moves_to = _GOODBYE.unpack(data)
             self.gone, self.up = True, False
             self._asked.clear()  # an echo that the goodbye has overtaken says nothing
         elif len(data) >= _LAYOUT.size and data[:2] == _ECHO:
@@ -229,7 +234,7 @@ class HeartbeatReceiver:
         self._on_quiet = on_quiet
         self._state = Liveness()
         self._heard: dict[IPv6Address, Any] = {}
-        self._ending = False
+        self._goodbye = b""
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -253,15 +258,15 @@ class HeartbeatReceiver:
         """What is known of it now; ``seen`` compares with ``time.monotonic()``."""
         return self._state.get(address)
 
-    def goodbye(self) -> None:
+    def goodbye(self, moves_to: int = 0) -> None:
         """Tell every session that is heard that this agent ends, and echo no more: they look out for the next one.
 
-        A datagram may be lost, so it may be called again.
+        ``moves_to``: the UDP port that its end of the tunnel will have. Datagrams may be lost: it may be called again.
         """
-        self._ending = True
+        self._goodbye = _GOODBYE.pack(_BYE, moves_to)
         for addr in self._heard.values():
             if self._transport is not None:
-                self._transport.sendto(_GOODBYE, addr)
+                self._transport.sendto(self._goodbye, addr)
 
     def close(self) -> None:
         """Stop, and close the socket."""
@@ -281,7 +286,7 @@ class HeartbeatReceiver:
         if echo is not None:
             self._heard[sender] = addr
             if self._transport is not None:
-                self._transport.sendto(_GOODBYE if self._ending else echo, addr)
+                self._transport.sendto(self._goodbye or echo, addr)
         if came_up:
             self._on_change(sender, True)
 
@@ -299,8 +304,9 @@ class HeartbeatReceiver:
 class HeartbeatSender:
     """The daemon's half: sends, and says ``on_change(up)`` in the event loop.
 
-    ``on_path(size)`` is said whenever the size of the path is found to have changed. ``sock`` is a UDP socket made in
-    the tunnel's namespace and *connected* to the agent's heartbeat port, so that the kernel drops what others send.
+    ``on_path(size)`` is said whenever the size of the path is found to have changed, ``on_move(port)`` when an agent that
+    ends says where it moves, and with 0 when it is heard from there. ``sock`` is a UDP socket made in the tunnel's
+    namespace and *connected* to the agent's heartbeat port, so that the kernel drops what others send.
     """
 
     def __init__(
@@ -308,12 +314,15 @@ class HeartbeatSender:
         sock: socket.socket,
         on_change: Callable[[bool], None],
         on_path: Callable[[int], None] = lambda _size: None,
+        on_move: Callable[[int], None] = lambda _port: None,
     ) -> None:
         self._sock = sock
         self._on_change = on_change
         self._on_path = on_path
+        self._on_move = on_move
         self._pulse = Pulse()
         self._path = FULL
+        self._moves_to = 0
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._started = time.monotonic()
@@ -367,7 +376,11 @@ class HeartbeatSender:
 
     def _take(self, data: bytes, addr: tuple[Any, ...]) -> None:
         del addr
-        if self._pulse.datagram(data, time.monotonic()):
+        changed = self._pulse.datagram(data, time.monotonic())
+        if self._pulse.moves_to != self._moves_to:
+            self._moves_to = self._pulse.moves_to
+            self._on_move(self._moves_to)
+        if changed:
             self._on_change(self._pulse.up)
 
     def _tick(self) -> None:

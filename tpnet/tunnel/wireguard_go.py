@@ -119,9 +119,12 @@ class WireGuardGo:
             bound = self._listen_port()
         return bound
 
-    def move_away(self) -> int:
+    def move_away(self, port: int = 0) -> int:
         """See ``WireGuardDevice``."""
-        self._set(["listen_port=0"])
+        try:
+            self._set([f"listen_port={port}"])
+        except DeviceError:
+            self._set(["listen_port=0"])
         return self._listen_port()
 
     def set_peer(

@@ -121,7 +121,7 @@ def _cluster_orders(kubeconfig: Path | None, node: str | None, addresses: str | 
     async def connect() -> Api:
         return await (Api.in_cluster() if kubeconfig is None else Api.from_kubeconfig(str(kubeconfig)))
 
-    return ClusterOrders(connect, node, hosts)
+    return ClusterOrders(connect, node, hosts, overlaps=kubeconfig is not None)
 
 
 @click.command()

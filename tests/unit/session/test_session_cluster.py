@@ -76,12 +76,15 @@ class FakeControl:
 
 class FakeEnd:
     def __init__(self, keys):
-        self.keys, self.living, self.closed = keys, True, False
+        self.keys, self.living, self.closed, self.removed = keys, True, False, []
         self.address, self.reason = address_of(keys.public, prefix_of()), "fake"
         self.device = SimpleNamespace(name="fake0")
 
     def alive(self):
         return self.living and not self.closed
+
+    def remove_peer(self, key):
+        self.removed.append(key)
 
     def close(self):
         self.closed = True
@@ -303,6 +306,7 @@ def test_a_silent_agents_node_is_asked_for_who_it_is_now_and_the_old_key_is_forg
 def test_after_a_goodbye_the_node_s_next_agent_is_looked_for_at_once(world, monkeypatch):
     monkeypatch.setattr(cluster_module, "ASK_AFTER", 5.0)
     monkeypatch.setattr(cluster_module, "ASK_GONE", 0.02)
+    monkeypatch.setattr(cluster_module, "RETIRED_SECONDS", 0.2)
 
     async def story(presence):
         world.control.agents = {"n1": spec("n1")}
@@ -318,8 +322,11 @@ def test_after_a_goodbye_the_node_s_next_agent_is_looked_for_at_once(world, monk
         await until(lambda: world.control.count("agent", "n1") > asked + 3)
         world.control.agents = {"n1": spec("n2")}
         await until(lambda: presence.links()["n1"] is not link)
-        assert link.forgotten
+        assert link.closed
+        assert not link.forgotten
+        assert link.end.removed == [], "what it has under way may end"
         assert presence.links()["n1"].agent.public_key == spec("n2").public_key
+        await until(lambda: link.end.removed == [spec("n1").public_key])
 
     play(world, story)
 

@@ -29,7 +29,7 @@ class FakeEnd:
 
     def __init__(self):
         self.tried, self.moved, self.removed = [], [], []
-        self.shaken = 0.0
+        self.shaken, self.at = 0.0, None
         self.sock = FakeSocket()
 
     def socket(self, kind):
@@ -39,11 +39,11 @@ class FakeEnd:
         assert key == KEY
         self.tried.append(endpoint)
 
-    def set_endpoint(self, key, endpoint, *, keepalive):
+    def set_endpoint(self, key, endpoint, *, keepalive=0):
         self.moved.append(endpoint)
 
     def peers(self):
-        return {KEY: PeerStats(KEY, None, None, self.shaken, 0, 0)} if self.tried else {}
+        return {KEY: PeerStats(KEY, None, self.at, self.shaken, 0, 0)} if self.tried else {}
 
     def remove_peer(self, key):
         self.removed.append(key)
@@ -54,7 +54,7 @@ class FakePulse:
 
     def __init__(self, end, changed, answers):
         self.end, self.changed, self.answers = end, changed, answers
-        self.up, self.rtt_ms, self.silent_for = False, 0.0, 0.0
+        self.up, self.gone, self.rtt_ms, self.silent_for = False, False, 0.0, 0.0
         self.closed = False
 
     async def start(self):
@@ -85,8 +85,9 @@ def scene(monkeypatch):
         async def main():
             end, said, pulses = FakeEnd(), [], []
 
-            def pulse(sock, changed, path_found):
+            def pulse(sock, changed, path_found, moves):
                 pulses.append(FakePulse(end, changed, answers))
+                pulses[-1].moves = moves
                 return pulses[-1]
 
             monkeypatch.setattr(link_module, "HeartbeatSender", pulse)
@@ -239,5 +240,52 @@ def test_closed_it_is_down_and_forgets_the_peer_only_if_told(scene):
         link.nudge()
         link.close(forget=True)
         assert end.removed == [KEY]
+
+    scene(story, answers=FIRST)
+
+
+@pytest.fixture
+def soon(monkeypatch):
+    monkeypatch.setattr(link_module, "_FOLLOW_AT", (0.0, 0.01))
+
+
+def test_an_agent_that_moves_is_sent_a_packet_where_it_will_be_again_and_again(scene, soon):
+    async def story(link, end, pulse, said):
+        await link.reach()
+        end.at = "10.0.0.9", 21820  # where it is heard, which is not what it said
+        pulse.moves(40_000)
+        link.close()  # the next agent's is made
+        await asyncio.sleep(0.05)
+        assert end.moved == [("10.0.0.9", 40_000)] * 4
+
+    scene(story, answers=FIRST)
+
+
+@pytest.mark.parametrize("how", ["heard", "forgotten", "never heard"])
+def test_nobody_is_sent_anything_at_a_port_without_need(scene, soon, how):
+    async def story(link, end, pulse, said):
+        end.at = None if how == "never heard" else FIRST
+        pulse.moves(40_000)
+        if how == "heard":
+            pulse.moves(0)
+        elif how == "forgotten":
+            link.close(forget=True)
+        await asyncio.sleep(0.05)
+        assert end.moved == []
+
+    scene(story, answers=FIRST)
+
+
+def test_an_agent_that_has_said_goodbye_is_not_looked_for_where_the_next_one_will_be(scene, monkeypatch):
+    monkeypatch.setattr(link_module, "_ANEW_AFTER", 0.0)
+
+    async def story(link, end, pulse, said):
+        await link.reach()
+        before = list(end.tried)
+        pulse.gone = True
+        pulse.lose()
+        for _ in range(3):
+            link.nudge()
+        assert (end.tried, end.moved) == (before, [])
 
     scene(story, answers=FIRST)

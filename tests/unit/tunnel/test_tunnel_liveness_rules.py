@@ -157,6 +157,17 @@ def test_goodbye_is_known_at_once_and_undone_by_the_next_echo():
     assert (pulse.up, pulse.gone) == (True, False)
 
 
+def test_goodbye_says_where_the_agent_moves_and_again_that_it_is_there():
+    pulse = Pulse()
+    pulse.datagram(b"tG" + struct.pack("!H", 40_000) + bytes(12), 0)
+    assert (pulse.gone, pulse.moves_to) == (True, 40_000)
+    pulse.datagram(b"tG" + bytes(14), 0.1)
+    assert (pulse.gone, pulse.moves_to) == (True, 0)
+    pulse = Pulse()
+    pulse.datagram(b"tG" + bytes(15), 0)
+    assert not pulse.gone, "of another size it is none"
+
+
 def test_probe_has_the_size_that_is_asked_and_its_echo_counts_only_with_that():
     state, pulse = watched(), Pulse()
     pulse.datagram(state.datagram(pulse.ask(0), BOB, 0)[0], 0.01)

@@ -61,11 +61,20 @@ class _Running:
 class ClusterOrders:
     """``tpnet.agent.orders.Orders``. ``node``: the name of this node; ``addresses`` by which it is reached.
 
-    ``connect`` gives the API server, as the service account of the agents.
+    ``connect`` gives the API server, as the service account of the agents. ``overlaps``: see ``Orders``; an agent in a
+    pod has a UDP port to itself, and is replaced when its pod has ended.
     """
 
-    def __init__(self, connect: Callable[[], Awaitable[Api]], node: str, addresses: Sequence[str]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Api]],
+        node: str,
+        addresses: Sequence[str],
+        *,
+        overlaps: bool = False,
+    ) -> None:
         self.book = ClusterBook()
+        self.overlaps = overlaps
         self._connect = connect
         self._node = node
         self._addresses = tuple(addresses)
