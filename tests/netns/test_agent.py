@@ -3,6 +3,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -160,6 +161,22 @@ def test_a_second_agent_on_the_node_is_refused_with_the_first_ones_pid(lab):
     assert second.wait(20) == 4
     assert f"Another agent runs on this node already (process {first.process.pid})" in first.words()
     lab.control.info()
+
+
+def test_a_name_that_somebody_else_has_taken_is_told_as_what_it_is(own):
+    code = (
+        "import os, socket, time; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.bind('\\0tpnet-agent');"
+        " s.listen(); print('taken', flush=True); time.sleep(60)"
+    )
+    command = ["nsenter", f"--net=/run/netns/{own.node}", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as squatter:
+        try:
+            assert squatter.stdout.readline() == "taken\n"
+            assert own.launch().wait(20) == 4
+            said = f"The node's lock is held by process {squatter.pid} of user 65534, which is no agent."
+            assert said in own.words()
+        finally:
+            squatter.kill()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
+from tpnet.datapath.hold import lock_namespace
 from tpnet.datapath.netns import NetNs
-from tpnet.datapath.redirect import EbpfRedirect, lock_namespace
+from tpnet.datapath.redirect import EbpfRedirect
 from tpnet.datapath.source_address import (
     MARK,
     PRIORITY,

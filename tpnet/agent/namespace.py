@@ -15,9 +15,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tpnet.datapath.changes import Changes
+from tpnet.datapath.hold import Hold, others_in, stay_on
 from tpnet.datapath.listening import ListenTable
 from tpnet.datapath.netns import NetNs
-from tpnet.datapath.redirect import LOCK_NAME, EbpfRedirect, Redirect, others_in, stay_on
+from tpnet.datapath.redirect import EbpfRedirect, Redirect
 from tpnet.datapath.source_address import BEFORE, SourceAddress
 from tpnet.datapath.target import resolve_targets
 from tpnet.kernel.netlink import IPRoute, NetlinkError
@@ -37,6 +39,14 @@ _log = logging.getLogger(__name__)
 PROBE_ADDRESS = "127.116.112.110"
 """Where a new redirect is tried: nobody calls it, so that a probe meets no client and the app hears none."""
 _PROBE_SECONDS = 2.0
+UNDONE = (
+    "something in the pod has removed tpnet's rule or route, or turned its sysctl or the interface lo off: new"
+    " connections go to the app"
+)
+LOOK_SECONDS = 10.0
+"""Seconds between two looks at what nobody tells of, which are sysctls."""
+PUT_BACK_SECONDS = 30.0
+"""Seconds until what somebody has undone is done again: who does so on purpose is not fought with."""
 _RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h: not a loopback or link-local address
 
 
@@ -44,21 +54,27 @@ class LiveNamespace:
     """A target's namespace while anything of it is redirected, or a connection still passes through.
 
     By port: ``doors`` are those that are wanted; ``left`` those that nobody wants any more, and whose open connections
-    have yet to end. A port is in one of the two at most.
+    have yet to end. A port is in one of the two at most. ``undone``: why nobody can be redirected here, since somebody
+    has undone what that takes; empty while all is well.
     """
 
-    def __init__(self, target: Target, redirect: Redirect, source: SourceAddress, table: ListenTable) -> None:
+    def __init__(
+        self, target: Target, redirect: Redirect, source: SourceAddress, table: ListenTable, changes: Changes
+    ) -> None:
         self.target = target
         self.netns: NetNs = target.netns
         self.redirect = redirect
         self.source = source
         self.table = table
+        self.undone = ""
+        self._changes = changes
+        self._look_at = time.monotonic() + LOOK_SECONDS
         self.addresses = addresses_of(self.netns)
         self.doors: dict[int, Door] = {}
         self.left: dict[int, Door] = {}
         self.trouble = ""
-        self._names = {LOCK_NAME}
-        self._stays: socket.socket | None = None
+        self._marks = {redirect.hold.number}
+        self._stays: Hold | None = None
 
     @property
     def empty(self) -> bool:
@@ -68,6 +84,27 @@ class LiveNamespace:
     def has(self, number: int) -> bool:
         """Whether the target of that number is here, be it one that was left."""
         return any(door.number == number for door in (*self.doors.values(), *self.left.values()))
+
+    @property
+    def to_look_at(self) -> bool:
+        """Whether somebody may have undone what is changed here, or ``look`` is to put it back."""
+        return self._changes.seen() or time.monotonic() >= self._look_at
+
+    def look(self) -> None:
+        """Set ``undone``. Blocks for a millisecond."""
+        now = time.monotonic()
+        if self.undone and now >= self._look_at:
+            with contextlib.suppress(TpnetError):
+                self.source.apply()
+            self._look_at = now + PUT_BACK_SECONDS
+        before, self.undone = self.undone, "" if self.source.holds() else UNDONE
+        if self.undone and not before:
+            self._look_at = now + PUT_BACK_SECONDS
+            _log.warning("%s: %s", self.target.name, self.undone)
+        elif not self.undone:
+            self._look_at = now + LOOK_SECONDS
+            if before:
+                _log.info("%s: what a redirect takes is there again", self.target.name)
 
     def rename(self, target: Target) -> None:
         """The namespace goes by this target's name from now on. What is open stays; ``target`` is used up."""
@@ -83,8 +120,8 @@ class LiveNamespace:
         """
         try:
             if self._stays is None:
-                name, self._stays = stay_on(self.netns)
-                self._names = {name}
+                self._stays = stay_on(self.netns)
+                self._marks.add(self._stays.number)
         finally:
             self.redirect.close()
 
@@ -95,7 +132,7 @@ class LiveNamespace:
         """
         try:
             with state.held():
-                if not others_in(self.netns, self._names):
+                if not others_in(self.netns, self._marks):
                     self.source.undo()
                     state.forget(self.netns.inode)
         except (TpnetError, OSError) as error:
@@ -103,6 +140,7 @@ class LiveNamespace:
         self.redirect.close()
         if self._stays is not None:
             self._stays.close()
+        self._changes.close()
         self.table.close()
         self.target.close()
 
@@ -207,9 +245,10 @@ def open_namespace(target: Target, program: Program, signs: Signs, state: StateF
         name, netns = target.name, target.netns
         redirect = undo.enter_context(EbpfRedirect(netns, program, signs))
         table = undo.enter_context(ListenTable(netns))
+        changes = undo.enter_context(contextlib.closing(Changes(netns)))
         try:
             with state.held():
-                source = _source_address(netns, state)
+                source = _source_address(netns, redirect.hold, state)
                 state.note(netns.inode, name, source.to_json())
                 try:
                     source.apply()
@@ -221,14 +260,15 @@ def open_namespace(target: Target, program: Program, signs: Signs, state: StateF
                 f"What is changed in {name} cannot be written down: {error.strerror}.",
                 "The run directory must be writable, and its disk not full.",
             ) from error
-        namespace = LiveNamespace(target, redirect, source, table)
+        changes.seen()  # our own
+        namespace = LiveNamespace(target, redirect, source, table, changes)
         undo.pop_all()
         return namespace
 
 
-def _source_address(netns: NetNs, state: StateFile) -> SourceAddress:
+def _source_address(netns: NetNs, hold: Hold, state: StateFile) -> SourceAddress:
     """What to change there. An agent that ends may have changed it already, and written down what it was before."""
-    if not others_in(netns, {LOCK_NAME}):
+    if not others_in(netns, {hold.number}):
         return SourceAddress(netns)
     return SourceAddress.from_json(netns, state.load().get(str(netns.inode), BEFORE))
 

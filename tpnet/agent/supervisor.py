@@ -29,10 +29,11 @@ from tpnet.agent.targets import Targets
 from tpnet.agent.workers import Workers
 from tpnet.control.local.protocol import default_run_dir
 from tpnet.control.local.server import ControlServer
+from tpnet.datapath.hold import others_in
 from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import all_namespaces
 from tpnet.datapath.program import ready_program
-from tpnet.datapath.redirect import make_signs, others_in, probe
+from tpnet.datapath.redirect import make_signs, probe
 from tpnet.datapath.source_address import sweep_all
 from tpnet.datapath.sysctl import make_net_sysctls_writable
 from tpnet.kernel import files
@@ -161,9 +162,10 @@ class Agent:
         """Look after everything until ``stop``."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(BEAT_EVERY, self._beat, self._workers.watch))
-            group.create_task(self._every(MIRROR_EVERY, self._targets.mirror, self._orders.glance))
-            looks = (self._targets.look_for_the_vanished, self._orders.look, self._sessions.mend)
-            group.create_task(self._every(LOOK_EVERY, *looks))
+            looks = (self._targets.look_for_changes, self._targets.mirror, self._orders.glance)
+            group.create_task(self._every(MIRROR_EVERY, *looks))
+            rare = (self._targets.look_for_the_vanished, self._orders.look, self._sessions.mend)
+            group.create_task(self._every(LOOK_EVERY, *rare))
 
     async def _every(self, seconds: float, *looks: Callable[[], Awaitable[None] | None]) -> None:
         """Call each again and again. One that fails keeps neither the others nor the agent from going on."""
@@ -263,7 +265,7 @@ def sweep(state: StateFile) -> None:
             for label in sweep_all(namespaces, recorded):
                 _log.info("undid in %s what an earlier agent had left", label)
             noted = [netns for netns in namespaces if str(netns.inode) in recorded]
-            state.keep_only([netns.inode for netns in noted if others_in(netns, ())])
+            state.keep_only([netns.inode for netns in noted if others_in(netns)])
     finally:
         for netns in namespaces:
             netns.close()

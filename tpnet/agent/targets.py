@@ -356,8 +356,18 @@ class Targets:
             if namespace.has(number):
                 self._mirror(namespace)
 
+    async def look_for_changes(self) -> None:
+        """See whether somebody in a namespace has undone what a redirect needs there: its clients are the app's then."""
+        for name in list(self._namespaces):
+            if self._lock.locked():
+                return  # it is about to be opened or closed: look again in a moment
+            async with self._lock:
+                namespace = self._namespaces.get(name)
+                if namespace is not None and namespace.to_look_at:
+                    await asyncio.to_thread(namespace.look)
+
     def _mirror(self, namespace: LiveNamespace) -> None:
-        if why := self._why_not():
+        if why := self._why_not() or namespace.undone:
             for door in namespace.doors.values():
                 door.disable(why)
             return

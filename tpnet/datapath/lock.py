@@ -1,7 +1,7 @@
-"""The locks that keep a second agent away, told to people when one is taken.
+"""The lock that keeps a second agent away from a node, told to people when it is taken.
 
-``tpnet.datapath.redirect`` takes one in each target's namespace, ``tpnet.agent`` one in the node's. Must never
-outlive their holder: ``tpnet.kernel.lock`` says how.
+``tpnet.agent`` takes it. In targets' namespaces ``tpnet.datapath.hold`` does the like, by what nobody there can take.
+Must never outlive its holder: ``tpnet.kernel.lock`` says how.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ def take_lock(name: str, make_socket: Callable[[], socket.socket], *, what: str,
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise TpnetError(f"{what} could not be taken: {error.strerror}.") from error
-        pid = holder(name, make_socket)
-        who = "its process is unknown" if pid is None else f"process {pid}"
+        other = holder(name, make_socket)
+        if other is not None and other.uid != 0:  # anybody may take a name; an agent is root
+            raise Conflict(
+                f"{what} is held by process {other.pid} of user {other.uid}, which is no agent.",
+                f"End that process: it has taken the abstract name {name} of Unix sockets.",
+            ) from error
+        who = "its process is unknown" if other is None else f"process {other.pid}"
         raise Conflict(
             f"{taken} already ({who}).", "Only one agent may run on a node. Stop the other one first."
         ) from error

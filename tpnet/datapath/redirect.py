@@ -15,13 +15,12 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Protocol, Self
 
+from tpnet.datapath.hold import Hold, lock_namespace
 from tpnet.datapath.listening import OUR_ADDRESS
-from tpnet.datapath.lock import take_lock
 from tpnet.datapath.netns import NetNs
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
 from tpnet.kernel.endpoint import pack_endpoint
-from tpnet.kernel.lock import names_held
 from tpnet.kernel.netlink import IPRoute, NetlinkError
 from tpnet.kernel.signs import SUPERVISOR, WORKER, Level, Signs
 from tpnet.model import Conflict, Refused, TpnetError
@@ -33,14 +32,6 @@ if TYPE_CHECKING:
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  what the app listens on, not what we bind
 """All addresses of both families."""
-
-PREFIX = "tpnet-"
-"""What the names begin with that agents hold in targets' namespaces."""
-STAYS = f"{PREFIX}stays-"
-"""With a process id: an agent ends, and has connections there yet."""
-LOCK_NAME = f"{PREFIX}redirect"
-"""The abstract Unix socket in a target's namespace that says: an agent redirects here. It vanishes with its
-holder."""
 
 KEEPALIVE = {socket.TCP_KEEPIDLE: 40, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 10}
 """The keepalive of accepted sockets, in seconds and probes: a client whose kernel answers none of ten probes is gone.
@@ -61,6 +52,8 @@ class Redirect(Protocol):
     bypass_fd: int
     """The map (``tpnet.proxy.bypass.BypassMap``) that lets the agent's own connections pass; stays the
     redirect's."""
+    hold: Hold
+    """Its mark, which keeps other agents away."""
 
     def add(self, port: int) -> socket.socket:
         """Make the listener for a port. Nothing is redirected yet.
@@ -118,7 +111,7 @@ class EbpfRedirect:
         self._listeners: dict[int, socket.socket] = {}
         self._keys: dict[int, set[bytes]] = {}
         with contextlib.ExitStack() as undo:
-            self._lock = undo.enter_context(lock_namespace(netns))
+            self.hold = undo.enter_context(lock_namespace(netns))
             loaded = program.load(signs)
             undo.callback(loaded.close)
             self.bypass_fd = loaded.maps["bypass"]
@@ -206,45 +199,6 @@ class EbpfRedirect:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def stay_on(netns: NetNs) -> tuple[str, socket.socket]:
-    """Say that this process redirects nothing more in ``netns``, and has connections there yet that need our changes.
-
-    It is said, under the name that is returned, for as long as the returned socket is open. Raises ``TpnetError``.
-    """
-    name = f"{STAYS}{os.getpid()}"
-    lock = take_lock(
-        name,
-        lambda: netns.socket(socket.AF_UNIX, socket.SOCK_STREAM),
-        what=f"A name in {netns.label}",
-        taken=f"This process ends in {netns.label}",
-    )
-    return name, lock
-
-
-def others_in(netns: NetNs, mine: Collection[str]) -> bool:
-    """Whether other agents need our changes in ``netns``: one that redirects there, or that ends and has connections.
-
-    ``mine``: the names that the caller holds there itself. Raises ``TpnetError``.
-    """
-    try:
-        return bool(netns.run(lambda: names_held(PREFIX)) - set(mine))
-    except OSError as error:
-        raise TpnetError(f"Who else is in {netns.label} cannot be told: {error.strerror}.") from error
-
-
-def lock_namespace(netns: NetNs) -> socket.socket:
-    """Say that this process redirects in ``netns``, for as long as the returned socket is open.
-
-    Raises ``Conflict`` with the other one's process id.
-    """
-    return take_lock(
-        LOCK_NAME,
-        lambda: netns.socket(socket.AF_UNIX, socket.SOCK_STREAM),
-        what=f"The lock in {netns.label}",
-        taken=f"Another agent redirects in {netns.label}",
-    )
 
 
 def make_signs() -> Signs:

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 from dataclasses import dataclass
 
 from tpnet.kernel.libc import last_error, syscall
@@ -21,12 +22,19 @@ BPF_MAP_CREATE = 0
 BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
 BPF_PROG_LOAD = 5
+_BPF_PROG_GET_FD_BY_ID = 13
+_BPF_OBJ_GET_INFO_BY_FD = 15
+_BPF_PROG_QUERY = 16
 BPF_LINK_CREATE = 28
 
+_PROG_TYPE_SOCKET_FILTER = 1
 PROG_TYPE_SK_LOOKUP = 30
 ATTACH_SK_LOOKUP = 36
 
 _LOG_BYTES = 1 << 18
+_MOST_PROGRAMS = 64  # of one namespace (kernel/bpf/net_namespace.c)
+# struct bpf_prog_info as far as the name: the number stands at 4, the name at 64
+_INFO_BYTES = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +59,12 @@ class LoadError(OSError):
 
 def call(command: int, attr: bytes) -> int:
     """bpf(2) with ``union bpf_attr`` as bytes, which the kernel may not write to. Raises ``OSError``."""
-    buffer = ctypes.create_string_buffer(attr, len(attr))
-    result = int(syscall(BPF_SYSCALL, command, ctypes.addressof(buffer), len(attr)))
+    return _call(command, ctypes.create_string_buffer(attr, len(attr)))
+
+
+def _call(command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    """The same, and the kernel may write to it."""
+    result = int(syscall(BPF_SYSCALL, command, ctypes.addressof(attr), len(attr)))
     if result < 0:
         raise last_error("bpf")
     return result
@@ -81,26 +93,35 @@ def create_map(spec: MapSpec) -> int:
 
 
 def load_sk_lookup(name: str, code: bytes) -> int:
-    """Load a program of type sk_lookup; returns its file descriptor.
+    """Load a program of type sk_lookup; returns its file descriptor. Raises ``LoadError``."""
+    return _load(PROG_TYPE_SK_LOOKUP, ATTACH_SK_LOOKUP, name, code)
 
-    Raises ``LoadError``. The verifier's log is asked for only then: it costs more than the load.
-    """
+
+def load_socket_filter(name: str, code: bytes) -> int:
+    """Load a program that sees what arrives at a socket; returns its file descriptor. Raises ``LoadError``."""
+    return _load(_PROG_TYPE_SOCKET_FILTER, 0, name, code)
+
+
+def _load(kind: int, attach: int, name: str, code: bytes) -> int:
+    """Load a program. The verifier's log is asked for when it is refused: it costs more than the load."""
     try:
-        return _load(name, code, None)
+        return _try_to_load(kind, attach, name, code, None)
     except OSError:
         log = ctypes.create_string_buffer(_LOG_BYTES)
         try:
-            return _load(name, code, log)
+            return _try_to_load(kind, attach, name, code, log)
         except OSError as error:
             raise LoadError(error.errno or errno.EINVAL, log.value.decode(errors="replace")) from error
 
 
-def _load(name: str, code: bytes, log: ctypes.Array[ctypes.c_char] | None) -> int:
+def _try_to_load(
+    kind: int, attach: int, name: str, code: bytes, log: ctypes.Array[ctypes.c_char] | None
+) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     licence = ctypes.create_string_buffer(b"Apache-2.0")
     attr = struct.pack(
         "=IIQQIIQII16sII",
-        PROG_TYPE_SK_LOOKUP,
+        kind,
         len(code) // 8,
         ctypes.addressof(instructions),
         ctypes.addressof(licence),
@@ -111,7 +132,7 @@ def _load(name: str, code: bytes, log: ctypes.Array[ctypes.c_char] | None) -> in
         0,
         _name(name),
         0,
-        ATTACH_SK_LOOKUP,
+        attach,
     )
     return call(BPF_PROG_LOAD, attr)
 
@@ -122,6 +143,29 @@ def link_to_netns(program: int, netns: int) -> int:
     Raises ``OSError``.
     """
     return call(BPF_LINK_CREATE, struct.pack("=IIII", program, netns, ATTACH_SK_LOOKUP, 0))
+
+
+def programs_of_netns(netns: int) -> tuple[int, ...]:
+    """The numbers of the sk_lookup programs of a network namespace, in their order. Raises ``OSError``."""
+    numbers = (ctypes.c_uint32 * _MOST_PROGRAMS)()
+    layout = "=IIIIQII"
+    attr = struct.pack(layout, netns, ATTACH_SK_LOOKUP, 0, 0, ctypes.addressof(numbers), _MOST_PROGRAMS, 0)
+    buffer = ctypes.create_string_buffer(attr, len(attr))
+    _call(_BPF_PROG_QUERY, buffer)
+    return tuple(numbers[: struct.unpack(layout, buffer.raw)[5]])
+
+
+def program_by_number(number: int) -> int:
+    """A descriptor of any program in the kernel. Raises ``OSError``: ENOENT when it is gone. Needs CAP_SYS_ADMIN."""
+    return call(_BPF_PROG_GET_FD_BY_ID, struct.pack("=III", number, 0, 0))
+
+
+def program_info(fd: int) -> tuple[int, str]:
+    """A program's number and name. Raises ``OSError``."""
+    info = ctypes.create_string_buffer(_INFO_BYTES)
+    call(_BPF_OBJ_GET_INFO_BY_FD, struct.pack("=IIQ", fd, _INFO_BYTES, ctypes.addressof(info)))
+    name = info.raw[64:].partition(b"\0")[0]
+    return int.from_bytes(info.raw[4:8], sys.byteorder), name.decode(errors="replace")
 
 
 def map_update(fd: int, key: bytes, value: bytes) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from tpnet.kernel.peercred import Credentials
+
 
 def take_name(name: str, make_socket: Callable[[], socket.socket]) -> socket.socket:
     """Hold ``name`` for as long as the returned socket is open.
@@ -30,13 +32,13 @@ def take_name(name: str, make_socket: Callable[[], socket.socket]) -> socket.soc
     return lock
 
 
-def holder(name: str, make_socket: Callable[[], socket.socket]) -> int | None:
-    """The process that holds ``name``; ``None`` if nobody does, or it cannot be told."""
+def holder(name: str, make_socket: Callable[[], socket.socket]) -> Credentials | None:
+    """Who holds ``name``; ``None`` if nobody does, or it cannot be told."""
     with make_socket() as probe:
         probe.setblocking(False)
         try:
             probe.connect(f"\0{name}")
-            return peer_credentials(probe).pid
+            return peer_credentials(probe)
         except OSError:
             return None
 

@@ -9,7 +9,7 @@ from tpnet.agent import supervisor
 from tpnet.agent.supervisor import Agent
 from tpnet.model import TpnetError
 
-KINDS = ("beat", "watch", "mirror", "glance", "vanished", "look", "mend")
+KINDS = ("beat", "watch", "changes", "mirror", "glance", "vanished", "look", "mend")
 
 
 class Looked:
@@ -31,6 +31,9 @@ class Looked:
 
     def watch(self):
         self._saw("watch")
+
+    async def look_for_changes(self):
+        self._saw("changes")
 
     def mirror(self):
         self._saw("mirror")

@@ -49,7 +49,7 @@ def test_a_name_is_held_by_one_and_free_when_it_lets_go():
     name = f"tpnet-test-{uuid.uuid4().hex}"
     assert holder(name, unix_socket) is None
     with take_name(name, unix_socket):
-        assert holder(name, unix_socket) == os.getpid()
+        assert holder(name, unix_socket).pid == os.getpid()
         with pytest.raises(OSError) as caught:
             take_name(name, unix_socket)
         assert caught.value.errno == errno.EADDRINUSE
