@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
 
 from tpnet.agent.namespace import own_addresses
+from tpnet.kernel import filters
 from tpnet.model import SessionGrant, SessionStatus, TpnetError
 from tpnet.proxy.channel import DropSession, SetSession
 from tpnet.tunnel import HEARTBEAT_PORT, HeartbeatReceiver, KeyPair, TunnelEnd, address_of, prefix_of
@@ -37,6 +39,9 @@ RETRY_SECONDS = 5.0
 """Seconds until making a tunnel's device anew is tried again after it failed; the first time is at once."""
 STABLE_SECONDS = 1.0
 """Seconds that a new one has to live before the next."""
+HEARTBEATS, HEARTBEATS_AT_ONCE = 50, 100
+"""Heartbeats of one session that are heard a second, and after a pause at once. An honest one sends two a second, and as
+many as some twenty while it looks for the size of the path."""
 KEEPALIVE = 25
 """Seconds between packets to a session whose device this end made anew: the first has WireGuard shake hands at once."""
 
@@ -79,6 +84,7 @@ class Sessions:
         try:
             sock = end.socket(socket.SOCK_DGRAM)
             try:
+                _limit_each(sock)
                 sock.bind((str(end.address), HEARTBEAT_PORT))
             except OSError:
                 sock.close()
@@ -349,6 +355,15 @@ def free_port() -> int:
             return int(sock.getsockname()[1])
     except OSError:
         return 0
+
+
+def _limit_each(sock: socket.socket) -> None:
+    """However much one session sends to the heartbeat's port, the others' heartbeats find room. Raises ``OSError``."""
+    program = filters.at_most(HEARTBEATS, HEARTBEATS_AT_ONCE)
+    try:
+        filters.attach(sock, program)
+    finally:
+        os.close(program)
 
 
 def endpoints_at(port: int) -> tuple[str, ...]:
