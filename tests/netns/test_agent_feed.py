@@ -40,7 +40,7 @@ def few():
 
 def test_a_batch_is_as_large_as_there_is_room_for_and_whole_again_afterwards(net, few, caplog):
     worker = Worker()
-    feed = Feed(worker, {1: net.pod.netns}.get, lambda: net.pod.netns)
+    feed = Feed(worker, {1: (net.pod.netns, 8080)}.get, lambda: net.pod.netns)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for purpose, target in ((Purpose.APP4, 1), (Purpose.SESSION, 0)):
         worker.offered.clear()
@@ -56,7 +56,7 @@ def test_a_batch_is_as_large_as_there_is_room_for_and_whole_again_afterwards(net
 
 def test_no_room_at_all_is_said_once_and_mends_by_itself(net, few, caplog):
     worker = Worker()
-    feed = Feed(worker, {1: net.pod.netns}.get, lambda: None)
+    feed = Feed(worker, {1: (net.pod.netns, 8080)}.get, lambda: None)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     few(0)
     for _ in range(50):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from tpnet.datapath.netns import streams
 from tpnet.datapath.source_address import app_sockets
+from tpnet.kernel.filters import from_port
 from tpnet.model import TpnetError
 from tpnet.proxy.channel import NeedSockets, Purpose, Sockets
 
@@ -36,18 +37,19 @@ _FAMILIES = {Purpose.APP4: socket.AF_INET, Purpose.APP6: socket.AF_INET6}
 class Feed:
     """Makes sockets in the namespaces that the two functions give; ``None`` from them: in none.
 
-    ``namespace_of(target)`` is a live target's, ``tunnel_namespace()`` the tunnel's.
+    ``place_of(target)`` is a live target's, and its port; ``tunnel_namespace()`` the tunnel's.
     """
 
     def __init__(
         self,
         workers: Workers,
-        namespace_of: Callable[[int], NetNs | None],
+        place_of: Callable[[int], tuple[NetNs, int] | None],
         tunnel_namespace: Callable[[], NetNs | None],
     ) -> None:
         self._workers = workers
-        self._namespace_of = namespace_of
+        self._place_of = place_of
         self._tunnel_namespace = tunnel_namespace
+        self._filters: dict[int, int] = {}  # by port: there are few
         self._said = -_SAY_AGAIN
 
     def need(self, message: NeedSockets) -> None:
@@ -88,5 +90,10 @@ class Feed:
         if message.purpose == Purpose.SESSION:
             tunnel = self._tunnel_namespace()
             return [] if tunnel is None else streams(tunnel, socket.AF_INET6, count)
-        netns = self._namespace_of(message.target)
-        return [] if netns is None else app_sockets(netns, _FAMILIES[Purpose(message.purpose)], count)
+        place = self._place_of(message.target)
+        if place is None:
+            return []
+        netns, port = place
+        if port not in self._filters:
+            self._filters[port] = from_port(port)
+        return app_sockets(netns, _FAMILIES[Purpose(message.purpose)], count, self._filters[port])

@@ -122,7 +122,7 @@ class Agent:
         self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
         self._ledger = Ledger()
         self._targets = targets = Targets(signs, workers, state, orders.book)
-        self._feed = Feed(workers, targets.netns_of, lambda: sessions.namespace)
+        self._feed = Feed(workers, targets.place_of, lambda: sessions.namespace)
         undo.callback(sessions.close)
         undo.push_async_callback(workers.close)
         # All at once: each mostly waits for the kernel or for a child.

@@ -92,11 +92,11 @@ class Targets:
                 return name
         return None
 
-    def netns_of(self, number: int) -> NetNs | None:
-        """The namespace of a target that the worker knows by number, be it one that was left."""
-        for namespace in (*self._namespaces.values(), *self._leaving):
-            if namespace.has(number):
-                return namespace.netns
+    def place_of(self, number: int) -> tuple[NetNs, int] | None:
+        """Namespace and port of a target that the worker knows by number, be it one that was left."""
+        for door in (*self.doors(), *self.left()):
+            if door.number == number:
+                return door.namespace.netns, door.port
         return None
 
     def check(self, keys: Iterable[TargetKey]) -> None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tpnet.datapath.hold import lock_namespace, others_in
 from tpnet.datapath.netns import streams
+from tpnet.kernel.filters import attach
 from tpnet.kernel.netlink import IPRoute, NetlinkError
 from tpnet.model import InvalidInput, TpnetError
 
@@ -175,11 +176,12 @@ def sweep_all(namespaces: Iterable[NetNs], recorded: Mapping[str, dict[str, Any]
     return swept
 
 
-def app_sockets(netns: NetNs, family: int, count: int) -> list[socket.socket]:
+def app_sockets(netns: NetNs, family: int, count: int, program: int = -1) -> list[socket.socket]:
     """Unconnected sockets for connections to the app that may be bound to any source address (20 us each).
 
-    Non-blocking, TCP_NODELAY, marked; fewer where descriptors run out. ``family``: AF_INET or AF_INET6. Raises
-    ``OSError``: EMFILE when there is not one, EPERM without CAP_NET_ADMIN.
+    Non-blocking, TCP_NODELAY, marked; fewer where descriptors run out. ``family``: AF_INET or AF_INET6. ``program``: a
+    filter of what may arrive at them (``tpnet.kernel.filters``). Raises ``OSError``: EMFILE when there is not one, EPERM
+    without CAP_NET_ADMIN.
     """
     level, option = (
         (socket.IPPROTO_IP, _IP_TRANSPARENT)
@@ -191,6 +193,8 @@ def app_sockets(netns: NetNs, family: int, count: int) -> list[socket.socket]:
         for sock in made:
             sock.setsockopt(level, option, 1)
             sock.setsockopt(socket.SOL_SOCKET, _SO_MARK, MARK)
+            if program >= 0:
+                attach(sock, program)
     except OSError:
         for sock in made:
             sock.close()
