@@ -111,3 +111,45 @@ def test_the_compiler_is_started_confined(monkeypatch):
     assert len(compile_program().code) > 500
     before = len(confined.command("compiler"))
     assert seen[0][:before] == confined.command("compiler")
+
+
+WRITES = """
+import json, os, socket, sys
+said = {}
+def tried(name, act):
+    try:
+        act()
+        said[name] = "done"
+    except OSError as error:
+        said[name] = os.strerror(error.errno)
+file, folder = sys.argv[1:]
+tried("open a file", lambda: os.close(os.open(file, os.O_RDWR)))
+tried("truncate a file", lambda: os.truncate(file, 0))
+tried("remove a file", lambda: os.unlink(file))
+tried("make a folder", lambda: os.mkdir(folder + "/x"))
+tried("link a file", lambda: os.symlink(file, folder + "/x"))
+tried("rename a file", lambda: os.rename(file, folder + "/x"))
+tried("bind a socket", lambda: socket.socket(socket.AF_UNIX).bind(folder + "/x"))
+tried("open /dev/net/tun", lambda: os.close(os.open("/dev/net/tun", os.O_RDWR)))
+tried("bind at its own place", lambda: socket.socket(socket.AF_UNIX).bind("/var/run/wireguard/tpn-test.sock"))
+tried("remove it there", lambda: os.unlink("/var/run/wireguard/tpn-test.sock"))
+print(json.dumps(said))
+"""
+
+
+def test_the_device_root_s_as_it_is_changes_no_file_but_its_own_socket(tmp_path):
+    """It has to be root: /dev/net/tun may be root's. Without capabilities root's files are its own all the same."""
+    Path("/var/run/wireguard").mkdir(mode=0o755, exist_ok=True)
+    file = tmp_path / "file"
+    file.write_text("precious")
+    done = subprocess.run(
+        confined.command("device", sys.executable, "-c", WRITES, str(file), str(tmp_path)),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    own = {said.pop(name) for name in ("open /dev/net/tun", "bind at its own place", "remove it there")}
+    assert own == {"done"}
+    assert set(said.values()) <= {"Permission denied", "Operation not permitted"}, said
+    assert file.read_text() == "precious"
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from tpnet.kernel import capabilities, limits, namespaces, seccomp
+from tpnet.kernel import capabilities, landlock, limits, namespaces, seccomp
 from tpnet.kernel.libc import die_with_parent
 from tpnet.kernel.seccomp import Allow, Is, Refuse, Without
 
@@ -66,12 +66,14 @@ NEVER: tuple[Allow | Refuse, ...] = (
 class Profile(NamedTuple):
     """What a program keeps, and what is refused to it besides ``NEVER``.
 
+    ``writes``: the paths beneath which it may change anything, and how; those that are there.
     ``capabilities``: those of the first of these sets whose first one is held; of the others, what is held.
     """
 
     capabilities: tuple[tuple[int, ...], ...]
     calls: tuple[Allow | Refuse, ...]
     network: bool
+    writes: dict[str, int]
     most_bytes: int
     end: signal.Signals
 
@@ -87,6 +89,10 @@ PROFILES = {
             *map(Refuse, ("creat", "bpf")),
         ),
         network=True,
+        writes={
+            "/dev/net/tun": landlock.WRITE,
+            "/var/run/wireguard": landlock.MAKE_SOCKET | landlock.REMOVE_FILE,
+        },
         most_bytes=1 << 17,
         end=signal.SIGTERM,
     ),
@@ -122,6 +128,7 @@ PROFILES = {
             ),
         ),
         network=False,
+        writes={},
         most_bytes=0,
         end=signal.SIGKILL,
     ),
@@ -146,6 +153,7 @@ def confine(profile: Profile) -> None:
     capabilities.keep(kept)
     capabilities.no_new_privileges()
     limits.forbid_files(profile.most_bytes)
+    landlock.write_only({path: how for path, how in profile.writes.items() if Path(path).exists()})
     calls = (*NEVER, *profile.calls)
     seccomp.install(seccomp.assemble(calls, seccomp.machine(), otherwise=seccomp.RET_ALLOW))
 
