@@ -1,10 +1,13 @@
 """Pods and services of every shape: which of their ports are taken, when, and what is refused with which reason."""
 
+import contextlib
 import json
 import time
 
+import pytest
 from agent_bed import ask, condition, state, until, wait_for
 from kubelab.config import SHOP
+from kubelab.tools import LabError
 from test_agent_orders import all_agents_run, developer, intercepted
 
 __all__ = ["all_agents_run", "developer"]
@@ -89,6 +92,87 @@ def test_a_pod_on_its_node_s_network_is_refused_with_the_reason(cluster, bed, na
     assert "hostNetwork" in part["endpoints"][0]["reason"]
     targets = {target["name"] for node in cluster.nodes for target in bed.status(node)["targets"]}
     assert f"pod/{pod['metadata']['uid']}" not in targets
+
+
+MERGE = "application/merge-patch+json"
+
+
+@pytest.fixture
+def liar(cluster, namespace):
+    """``liar(node, **meta)``: a pod that says of itself what its creator likes; gone at the end whatever that is."""
+    made = []
+
+    def make(node, **meta):
+        spec = {"nodeName": node, "terminationGracePeriodSeconds": 1, "containers": [container("web", 8080)]}
+        pod = {"metadata": {"name": f"liar-{len(made)}", **meta}, "spec": spec}
+        made.append(f"/api/v1/namespaces/{namespace}/pods/liar-{len(made)}")
+        cluster.api("POST", f"/api/v1/namespaces/{namespace}/pods", pod)
+        return made[-1]
+
+    yield make
+    for path in made:
+        with contextlib.suppress(LabError):
+            cluster.api("PATCH", path, {"metadata": {"finalizers": None}}, kind=MERGE)
+            cluster.api("DELETE", path)
+
+
+def running(address):
+    """What a kubelet says of a pod that is well."""
+    return {
+        "status": {
+            "phase": "Running",
+            "podIP": address,
+            "podIPs": [{"ip": address}],
+            "conditions": [
+                {"type": one, "status": "True"} for one in ("Ready", "ContainersReady", "PodScheduled")
+            ],
+            "containerStatuses": [
+                {
+                    "name": "web",
+                    "image": SHOP,
+                    "imageID": SHOP,
+                    "ready": True,
+                    "restartCount": 0,
+                    "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+                }
+            ],
+        }
+    }
+
+
+def test_nothing_that_a_pod_s_creator_writes_leads_to_another_pod(cluster, bed, namespace, developer, liar):
+    (victim,) = make(cluster, namespace, "victim", [container("web", 8080)])
+    cluster.wait_ready(namespace, "app=victim", 1)
+    meta, address = victim["metadata"], victim["status"]["podIP"]
+    node, owner = victim["spec"]["nodeName"], meta["ownerReferences"]
+    static = {"kubernetes.io/config.mirror": meta["uid"], "kubernetes.io/config.hash": meta["uid"]}
+    lies = (
+        {"annotations": static},
+        {"labels": {"app": "another"}},
+        {"ownerReferences": [{**one, "controller": False} for one in owner]},
+    )
+    bob = developer()
+    for number in range(len(lies)):
+        header = {"name": "Coder", "value": f"lie-{number}"}
+        bob.intercept(namespace, f"bob-{number}", f"Pod/liar-{number}", port=8080, headers=[header])
+    paths = [liar(node, finalizers=["example.org/stays"], **said) for said in lies]
+    reasons = set()
+    end = time.monotonic() + 12
+    while time.monotonic() < end:
+        for _ in range(5):
+            for path in paths:
+                with contextlib.suppress(LabError):
+                    cluster.api("PATCH", f"{path}/status", running(address), kind=MERGE)
+        for number in range(len(lies)):
+            assert ask(cluster, f"http://{address}:8080/", f"Coder: lie-{number}") == meta["name"]
+            for part in state(cluster, namespace, f"bob-{number}").get("nodes", ()):
+                reasons.update(one.get("reason", "") for one in part["endpoints"])
+    for one in cluster.nodes:
+        for target in bed.status(one)["targets"]:
+            assert target["name"] != f"pod/{meta['uid']}"
+            assert address not in target["addresses"], "a liar is redirected where it is itself, if anywhere"
+    assert any("static pod" in one for one in reasons), reasons
+    assert any("is not its pod's" in one for one in reasons), reasons
 
 
 def test_a_new_replica_is_redirected_before_it_is_ready(cluster, bed, namespace, developer):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from tpnet.agent.reconcile import Wanted
     from tpnet.control.local.store import InterceptEntry, SessionEntry, TargetKey
@@ -39,6 +39,9 @@ class Book(Protocol):
 
     def probes(self, key: TargetKey) -> Sequence[Probe]:
         """What the kubelet asks of a target: the app's, whatever the rules say. None where there is no kubelet."""
+
+    def addresses(self, name: str) -> Collection[str] | None:
+        """By what addresses others say that a target is reached; ``None``: nobody says, and its name is all there is."""
 
     def desired(self) -> Mapping[TargetKey, Wanted]:
         """Every target to be redirected, with the intercepts whose rules are to stand, oldest first."""

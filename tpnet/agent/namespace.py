@@ -13,6 +13,7 @@ import logging
 import socket
 import time
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from tpnet.datapath.changes import Changes
@@ -24,9 +25,11 @@ from tpnet.datapath.source_address import BEFORE, SourceAddress
 from tpnet.datapath.target import resolve_targets
 from tpnet.kernel.netlink import IPRoute, NetlinkError
 from tpnet.kernel.signs import Level
-from tpnet.model import TpnetError
+from tpnet.model import Refused, TpnetError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from tpnet.agent.reconcile import Wanted
     from tpnet.agent.state import StateFile
     from tpnet.control.local.store import TargetKey
@@ -281,6 +284,32 @@ def resolve(name: str) -> Target:
     return target
 
 
+def prove(name: str, netns: NetNs, addresses: Collection[str] | None) -> None:
+    """Prove that a namespace is the one that others reach by these addresses; ``None``: nobody says. Blocks.
+
+    Whatever led here, to be redirected is the pod of the intercept, and no other. Raises ``Refused``.
+    """
+    if addresses is None:
+        return
+    there = {ip_address(one) for one in _run_in(netns, every_address)}
+    missing = [one for one in addresses if _address(one) not in there]
+    if missing or not addresses:
+        has = ", ".join(sorted(str(one) for one in there if not one.is_loopback)) or "none"
+        raise Refused(
+            f"The network namespace found for {name} is not its pod's: that has the address"
+            f" {', '.join(missing) or '(not known)'}, the namespace {has}.",
+            "Nothing there is redirected. If its network plugin gives the pod's address to something else, as for a"
+            " virtual machine in a pod, it cannot be intercepted.",
+        )
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
 def probe(namespace: LiveNamespace, port: int, listener: socket.socket) -> None:
     """Prove that a connection inside the namespace reaches the listener. Nobody else notices; a millisecond.
 
@@ -321,8 +350,12 @@ def _accept(listener: socket.socket, client: socket.socket) -> None:
 
 def addresses_of(netns: NetNs) -> tuple[str, ...]:
     """The addresses by which others reach a namespace, IPv4 first; empty when they cannot be read."""
+    return _run_in(netns, own_addresses)
+
+
+def _run_in(netns: NetNs, look: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
     try:
-        return netns.run(own_addresses)
+        return netns.run(look)
     except TpnetError:
         return ()
 
@@ -338,13 +371,26 @@ def addresses_of_node() -> tuple[str, ...]:
 
 def own_addresses() -> tuple[str, ...]:
     """The same for the namespace of the calling thread, which must not have an event loop."""
+    return tuple(address for scope, address in _own() if scope == _RT_SCOPE_UNIVERSE)
+
+
+def every_address() -> tuple[str, ...]:
+    """Those of the calling thread's namespace, whoever reaches them."""
+    return tuple(address for _, address in _own())
+
+
+def _own() -> list[tuple[int, str]]:
+    """Scope and address, IPv4 first."""
     try:
         with IPRoute() as ip:
             found = [
-                (message["family"], message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
+                (
+                    message["family"],
+                    message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"),
+                    message["scope"],
+                )
                 for message in ip.get_addr()
-                if message["scope"] == _RT_SCOPE_UNIVERSE
             ]
     except (NetlinkError, OSError):
-        return ()
-    return tuple(address for _, address in sorted(found))
+        return []
+    return [(scope, address) for _, address, scope in sorted(found)]

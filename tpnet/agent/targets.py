@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tpnet.agent import reconcile
-from tpnet.agent.namespace import Door, LiveNamespace, open_namespace, probe, resolve
+from tpnet.agent.namespace import Door, LiveNamespace, open_namespace, probe, prove, resolve
 from tpnet.agent.status import counted_name
 from tpnet.model import NotThere, TpnetError
 from tpnet.model.codec import encode
@@ -169,10 +169,17 @@ class Targets:
 
     async def _enter(self, name: str) -> LiveNamespace:
         """The namespace of that name, which may be here already, under this name or another."""
+        addresses = self._book.addresses(name)
         namespace = self._namespaces.get(name)
         if namespace is not None:
+            await asyncio.to_thread(prove, name, namespace.netns, addresses)
             return namespace
         target = await asyncio.to_thread(resolve, name)
+        try:
+            await asyncio.to_thread(prove, name, target.netns, addresses)
+        except BaseException:
+            target.close()
+            raise
         for one in self._leaving:
             if one.netns.key == target.netns.key:
                 self._leaving.discard(one)

@@ -91,5 +91,5 @@ def test_each_target_has_the_probes_of_its_port():
     assert outcome.probes == {key: (Probe("/a"), Probe("/c"))}
     book = ClusterBook()
     assert book.probes(key) == ()
-    book.set_wanted(outcome.wanted, outcome.probes)
+    book.set_wanted(outcome.wanted, outcome.probes, outcome.addresses)
     assert book.probes(key) == (Probe("/a"), Probe("/c"))

@@ -25,15 +25,20 @@ class ClusterBook:
     def __init__(self) -> None:
         self._wanted: dict[TargetKey, Wanted] = {}
         self._probes: dict[TargetKey, tuple[Probe, ...]] = {}
+        self._addresses: dict[str, tuple[str, ...]] = {}
         self.sessions: dict[str, SessionEntry] = {}
         self.intercepts: dict[str, InterceptEntry] = {}
 
     def set_wanted(
-        self, wanted: Mapping[TargetKey, Wanted], probes: Mapping[TargetKey, tuple[Probe, ...]]
+        self,
+        wanted: Mapping[TargetKey, Wanted],
+        probes: Mapping[TargetKey, tuple[Probe, ...]],
+        addresses: Mapping[str, tuple[str, ...]],
     ) -> None:
-        """From now on these targets, with these rules, and with these probes of the kubelet's."""
+        """From now on these targets, with these rules, these probes of the kubelet's, and these addresses by name."""
         self._wanted = dict(wanted)
         self._probes = dict(probes)
+        self._addresses = dict(addresses)
         found: dict[str, Intercept] = {}
         for rules in self._wanted.values():
             for one in rules:
@@ -66,6 +71,10 @@ class ClusterBook:
     def probes(self, key: TargetKey) -> tuple[Probe, ...]:
         """See ``Book``."""
         return self._probes.get(key, ())
+
+    def addresses(self, name: str) -> tuple[str, ...]:
+        """See ``Book``. Of a pod that nothing is known of: none, which no namespace has."""
+        return self._addresses.get(name, ())
 
     def desired(self) -> Mapping[TargetKey, Wanted]:
         """See ``Book``."""

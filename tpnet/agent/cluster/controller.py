@@ -167,7 +167,7 @@ class ClusterOrders:
         if not outcome.wanted.keys() <= self.book.desired().keys() or time.monotonic() > self._node_at:
             self._node_at = time.monotonic() + NODE_EVERY
             running.parts.targets.set_node(await asyncio.to_thread(addresses_of_node))
-        self.book.set_wanted(outcome.wanted, outcome.probes)
+        self.book.set_wanted(outcome.wanted, outcome.probes, outcome.addresses)
         await self._set_sessions(wanted_sessions(outcome), running.parts)
         await running.answers.reconcile()
         self._outcome = outcome

@@ -114,12 +114,13 @@ class Case:
 class Outcome:
     """``wanted``: every target to be redirected, with the intercepts whose rules are to stand, oldest first.
 
-    ``probes``: what the kubelet asks of each of these.
+    ``probes``: what the kubelet asks of each of these. ``addresses``: what the API server says of their pods.
     """
 
     wanted: dict[TargetKey, tuple[Intercept, ...]]
     cases: dict[Key, Case]
     probes: dict[TargetKey, tuple[Probe, ...]] = field(default_factory=dict)
+    addresses: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def decide(view: View) -> Outcome:
@@ -146,7 +147,9 @@ def decide(view: View) -> Outcome:
                 wanted[spot.key] = (*rules, intercept_at(wish, spot))
     asked = {pod.target: pod.probes for pod in view.pods.values() if pod.probes}
     probes = {key: tuple(probe for port, probe in asked.get(key[0], ()) if port == key[1]) for key in wanted}
-    return Outcome(wanted, cases, {key: found for key, found in probes.items() if found})
+    names = {name for name, _ in wanted}
+    addresses = {pod.target: pod.ips for pod in view.pods.values() if pod.target in names}
+    return Outcome(wanted, cases, {key: found for key, found in probes.items() if found}, addresses)
 
 
 def intercept_at(wish: Wish, spot: Spot) -> Intercept:
@@ -371,8 +374,8 @@ def _why_not(pod: Pod) -> str:
         return "It is a static pod: which processes are its own cannot be proved, since anybody can write what says so."
     if pod.ended or (pod.leaving and not pod.running):
         return "It has ended."
-    if not pod.ips and not pod.running:
-        return "It does not run yet."
+    if not pod.ips:
+        return "It has no address yet." if pod.running else "It does not run yet."
     return ""
 
 

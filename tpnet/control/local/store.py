@@ -205,6 +205,10 @@ class Store:
         del key
         return ()
 
+    def addresses(self, name: str) -> None:
+        """By what addresses a target is reached: without a cluster nobody says."""
+        del name
+
     def desired(self) -> dict[TargetKey, tuple[Intercept, ...]]:
         """Every target to be redirected, with the intercepts whose rules are to stand, oldest first."""
         wanted: dict[TargetKey, tuple[Intercept, ...]] = {}
