@@ -77,6 +77,8 @@ TRIES = {
     "tgkill": (234, 131, (1, 1, 0)),
     "pidfd_open": (434, 434, (1, 0)),
     "pidfd_getfd": (438, 438, (3, 0, 0)),
+    "sendmsg": (46, 211, (-1, bytes(56), 0)),
+    "sendmmsg": (307, 269, (-1, bytes(64), 1, 0)),
     "setsockopt mark": (54, 208, (3, socket.SOL_SOCKET, 36, bytes(4), 4)),
     "setsockopt ulp": (54, 208, (3, socket.IPPROTO_TCP, 31, b"tls", 3)),
     "setsockopt transparent": (54, 208, (3, socket.IPPROTO_IP, 19, bytes(4), 4)),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpnet.model import InterceptStatus, TargetStatus
 from tpnet.proxy.channel import Counters
+from tpnet.proxy.testimony import LieError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from tpnet.agent.targets import Targets
     from tpnet.model import Intercept
 
+_MOST_PARTS = 512
+"""Messages in which one round of counters may come: of some 20,000 targets and intercepts."""
 Count = dict[str, Any]
 """A count of ``channel.Counters``: numbers, and tables of numbers."""
 
@@ -32,10 +35,14 @@ class Ledger:
         self._now: tuple[Mapping[str, Count], Mapping[str, Count]] = ({}, {})
         self._sessions: Mapping[str, int] = {}
         self._coming = Counters()
+        self._parts = 0
         self._before: tuple[dict[str, Count], dict[str, Count]] = ({}, {})
 
     def take(self, counters: Counters) -> None:
-        """What the worker counts."""
+        """What the worker counts. Raises ``LieError`` where that has no end."""
+        self._parts += 1
+        if self._parts > _MOST_PARTS:
+            raise LieError("its counters have no end")
         coming = self._coming
         coming.targets.update(counters.targets)
         coming.intercepts.update(counters.intercepts)
@@ -44,6 +51,7 @@ class Ledger:
             self._now = (coming.targets, coming.intercepts)
             self._sessions = coming.sessions
             self._coming = Counters()
+            self._parts = 0
 
     def worker_lost(self) -> None:
         """Its connections are gone; what it counted stays."""
@@ -54,6 +62,7 @@ class Ledger:
         self._now = ({}, {})
         self._sessions = {}
         self._coming = Counters()
+        self._parts = 0
 
     def open_to(self, session: str) -> int:
         """Connections to a session, as they were within the last second or two."""

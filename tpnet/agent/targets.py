@@ -64,6 +64,7 @@ class Targets:
         self._tasks: set[asyncio.Task[None]] = set()
         self.failures: dict[TargetKey, TpnetError] = {}
         self._full = False
+        self._not_taken: set[int] = set()
         self._ending = False
 
     # What is there.
@@ -319,10 +320,14 @@ class Targets:
 
     def not_taken(self, number: int) -> None:
         """The worker had no room for a target's descriptors: its clients are the app's until it has."""
+        if number in self._not_taken or not any(door.number == number for door in self.doors()):
+            return
+        self._not_taken.add(number)
         _log.warning("the worker has no file descriptors for another target: it is asked again")
         asyncio.get_running_loop().call_later(AGAIN, self._hand_over_again, number)
 
     def _hand_over_again(self, number: int) -> None:
+        self._not_taken.discard(number)
         for door in self.doors():
             if door.number == number:
                 self._hand_over(door)

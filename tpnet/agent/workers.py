@@ -21,7 +21,7 @@ from tpnet.agent.relay import Relay
 from tpnet.kernel.namespaces import child_apart as apart
 from tpnet.kernel.signs import WORKER, WORKER_SECONDS
 from tpnet.model import TpnetError
-from tpnet.proxy import channel
+from tpnet.proxy import channel, testimony
 
 if TYPE_CHECKING:
     import socket
@@ -50,8 +50,8 @@ _MOST_COUNTED = (
 _RAN_SECONDS = 0.5
 _HANDED_ON = ("PYTHON", "PATH", "LANG", "LC_", "TZ")
 """Beginnings of the names of environment variables that a worker gets: no others, some of which may be secrets."""
-_BURST = 64
-"""Messages taken at once, so that one channel does not keep the loop."""
+_BURST, _BURST_SECONDS = 64, 0.01
+"""Messages taken at once, and seconds in which another is: a worker that says much does not keep the loop."""
 
 
 class Watched(NamedTuple):
@@ -91,8 +91,8 @@ class Workers:
     """The worker of the moment.
 
     ``on_ready()`` is called when it serves, ``on_lost(pause)`` as soon as it is gone (the next one starts in
-    ``pause`` seconds), ``on_message(message)`` for what it says. ``restarts`` counts workers that died. ``signs`` are
-    the signs of life that it gives; ``watch`` looks at them.
+    ``pause`` seconds), ``on_message(message)`` for what it says, which may raise ``LieError``: who lies is replaced.
+    ``restarts`` counts workers that died. ``signs`` are the signs of life that it gives; ``watch`` looks at them.
     """
 
     def __init__(
@@ -283,31 +283,41 @@ class Workers:
             os.close(fd)
 
     def _read(self) -> None:
+        end = time.monotonic() + _BURST_SECONDS
         for _ in range(_BURST):
-            if self._end is None:
+            if self._end is None or time.monotonic() > end:
                 return
             try:
-                received = channel.receive(self._end)
+                message = testimony.receive(self._end)
             except BlockingIOError:
                 return
-            except ValueError as error:
-                self._kill(f"it said something that does not decode: {error}")
-                self._lose()
+            except testimony.LieError as error:
+                self._replace(error)
                 return
             except OSError:
-                received = None
-            if received is None:  # it is dying, or has hung up, which must be the end of it too
+                message = None
+            if message is None:  # it is dying, or has hung up, which must be the end of it too
                 if self._process is not None:
                     self._process.kill()
                 self._lose()
                 return
-            message, fds = received
-            for fd in fds:  # workers have nothing to hand over
-                os.close(fd)
-            if isinstance(message, channel.Ready):
-                self._became_ready()
-            else:
-                self._on_message(message)
+            try:
+                self._take(message)
+            except testimony.LieError as error:
+                self._replace(error)
+
+    def _take(self, message: Message) -> None:
+        """Believe it. Raises ``LieError`` where it contradicts what was said before."""
+        if not isinstance(message, channel.Ready):
+            self._on_message(message)
+        elif self.ready:
+            raise testimony.LieError("it is ready a second time")
+        else:
+            self._became_ready()
+
+    def _replace(self, lie: testimony.LieError) -> None:
+        self._kill(f"no worker of ours says that: {lie}")
+        self._lose()
 
     def _became_ready(self) -> None:
         if self._timer is not None:

@@ -1,7 +1,7 @@
 """What supervisor and worker say to each other: typed messages with file descriptors over a SOCK_SEQPACKET pair.
 
-The supervisor (``tpnet.agent``) and the worker (``tpnet.proxy.worker``) call this. It must never block for long and
-never trust a length: a message that does not decode ends the channel.
+The supervisor (``tpnet.agent``) and the worker (``tpnet.proxy.worker``) call this. Descriptors go from the supervisor to
+the worker alone; what comes from a worker is taken by ``tpnet.proxy.testimony``. It must never block for long.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_FDS = 250
 """File descriptors in one message; the kernel's SCM_MAX_FD is 253."""
-_INLINE = 60_000
+INLINE = 60_000
 """Bytes of JSON sent in the datagram itself; more goes through a memfd, since a datagram is bounded by SO_SNDBUF."""
 
 
@@ -277,8 +277,11 @@ def send(end: socket.socket, message: Message, fds: list[int] | tuple[int, ...] 
     Raises ``BlockingIOError`` when the other end does not read, ``OSError`` when it is gone.
     """
     payload = json.dumps([type(message).__name__, asdict(message)], separators=(",", ":")).encode()
-    if len(payload) <= _INLINE:
-        socket.send_fds(end, [b"J" + payload], fds)
+    if len(payload) <= INLINE:
+        if fds:
+            socket.send_fds(end, [b"J" + payload], fds)
+        else:
+            end.send(b"J" + payload)  # all that a worker may call
         return
     memfd = os.memfd_create("tpnet-message", os.MFD_CLOEXEC)
     try:
@@ -290,13 +293,13 @@ def send(end: socket.socket, message: Message, fds: list[int] | tuple[int, ...] 
 
 
 def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
-    """The next message and its descriptors, which the caller owns; ``None`` at the end of the channel.
+    """The supervisor's next message and its descriptors, which the caller owns; ``None`` at the end of the channel.
 
     Where this process has no room for all descriptors, ``Sockets`` come with those that found some: the rest will be
     asked for again. Any other message is a ``CutShortError`` then. Raises ``BlockingIOError`` when there is none yet,
     ``ValueError`` when it does not decode.
     """
-    data, fds, flags, _ = socket.recv_fds(end, _INLINE + 64, MAX_FDS + 3, socket.MSG_CMSG_CLOEXEC)
+    data, fds, flags, _ = socket.recv_fds(end, INLINE + 64, MAX_FDS + 3, socket.MSG_CMSG_CLOEXEC)
     if not data:
         return None
     try:

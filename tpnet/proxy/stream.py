@@ -43,7 +43,6 @@ _ENDED_IDLE = 5
 remembers the connection (60 s on Linux) one cannot be told from the other."""
 LINGER_RESET = struct.pack("ii", 1, 0)
 _LINGER_OFF = struct.pack("ii", 0, 0)
-_VECTORS = 64
 
 Pipe = tuple[int, int]
 
@@ -212,13 +211,14 @@ class Stream:
                 return
             queue = self._queue
             while queue:
-                vectors = [queue[i] for i in range(min(len(queue), _VECTORS))]
-                sent = self.sock.sendmsg(vectors, (), NOW)
+                data = queue.popleft()
+                try:
+                    sent = self.sock.send(data, NOW)
+                except BlockingIOError:
+                    sent = 0
                 self.backlog -= sent
-                while queue and sent >= len(queue[0]):
-                    sent -= len(queue.popleft())
-                if sent:
-                    queue[0] = queue[0][sent:]
+                if sent < len(data):
+                    queue.appendleft(data[sent:])
                     return
         except BlockingIOError:
             return

@@ -10,12 +10,9 @@ import _socket
 import contextlib
 import os
 import socket
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from tpnet.kernel.tcp import SO_BUF_LOCK, TCP_NOTSENT_LOWAT
-
-if TYPE_CHECKING:
-    from collections.abc import Buffer, Iterable  # type: ignore[attr-defined]
 
 NOW = socket.MSG_DONTWAIT
 """The flag of every read and write."""
@@ -41,9 +38,6 @@ class Transport(Protocol):
 
     def send(self, data: bytes | memoryview, flags: int, /) -> int:
         """Write; returns how many bytes were taken."""
-
-    def sendmsg(self, buffers: Iterable[Buffer], ancillary: tuple[()], flags: int, /) -> int:
-        """``send`` for several pieces."""
 
     def fill(self, pipe: int, count: int) -> int:
         """Move up to ``count`` bytes that have arrived into a pipe, unseen; 0 at the end."""

@@ -16,7 +16,8 @@ from tpnet.agent import workers as module
 from tpnet.agent.workers import Workers
 from tpnet.kernel.signs import SPEC, WORKER, Signs
 from tpnet.model import TpnetError
-from tpnet.proxy.channel import AddTarget, AppRefused, NeedSockets, Purpose, SetRules, Sockets
+from tpnet.proxy.channel import AddTarget, AppRefused, Purpose, SetRules, Sockets
+from tpnet.proxy.testimony import LieError
 
 PRELUDE = """
 import os, socket, sys, time
@@ -168,15 +169,54 @@ def test_a_worker_that_dies_is_noticed_at_once_and_replaced(worker):
         "end.send(b'nonsense')\ntime.sleep(60)",
         "ready()\nend.send(b'J[1')\ntime.sleep(60)",
         "end.close()\ntime.sleep(60)",
+        "ready()\nend.send(b'J' + b'[' * 55_000)\ntime.sleep(60)",
+        "ready()\nchannel.send(end, NeedSockets(Purpose.APP4, 3, 9), [0, 1, 2])\ntime.sleep(60)",
+        "fd = os.memfd_create('x')\nos.ftruncate(fd, 4 << 30)\nsocket.send_fds(end, [b'M'], [fd])\ntime.sleep(60)",
+        "ready()\nchannel.send(end, Counters({}, {'i': {'hits': 1, 'last_hit': float('inf'), 'reasons': {}}}))\ntime.sleep(60)",
+        "ready()\nready()\ntime.sleep(60)",
+        "ready()\nchannel.send(end, SetRules(1))\ntime.sleep(60)",
     ],
 )
-def test_a_worker_that_makes_no_sense_is_killed(worker, code):
+def test_a_worker_that_makes_no_sense_is_killed_and_replaced(worker, code):
     worker(code)
 
     async def body():
         async with started() as workers:
             await workers.until(lambda: workers.restarts == 2)
-            assert not workers.ready
+            assert workers.said == []
+
+
+def test_who_listens_may_call_it_a_lie(worker):
+    worker(SERVES)
+
+    async def body():
+        async with started() as workers:
+
+            def listen(message):
+                raise LieError("no")
+
+            workers._on_message = listen
+            await workers.wait_ready()
+            workers.send(AddTarget(1, "netns/a", 80))
+            await workers.until(lambda: workers.restarts == 1)
+            await workers.until(lambda: workers.ready)
+
+    run(body())
+
+
+def test_a_worker_that_says_much_does_not_keep_the_loop(worker):
+    worker("ready()\nwhile True: channel.send(end, AppRefused(1))")
+
+    async def body():
+        async with started() as workers:
+            workers._on_message = lambda message: time.sleep(0.005)
+            await workers.wait_ready()
+            longest = 0.0
+            for _ in range(50):
+                began = time.monotonic()
+                await asyncio.sleep(0)
+                longest = max(longest, time.monotonic() - began)
+            assert longest < 0.005 * module._BURST, "not all that is there"
 
     run(body())
 
@@ -233,19 +273,6 @@ def test_a_worker_that_does_not_end_is_ended(worker, monkeypatch):
     async def body():
         async with started() as workers:
             await workers.wait_ready()
-
-    run(body())
-
-
-def test_descriptors_that_a_worker_sends_are_closed(worker):
-    worker(
-        "ready()\nchannel.send(end, NeedSockets(Purpose.APP4, 3, 9), [0, 1, 2])\n"
-        + SERVES.replace("ready()", "")
-    )
-
-    async def body():
-        async with started() as workers:
-            await workers.until(lambda: workers.said == [NeedSockets(Purpose.APP4, 3, 9)])
 
     run(body())
 
