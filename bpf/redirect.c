@@ -30,8 +30,9 @@ struct endpoint {
 // listener, whoever closes it.
 BPF_TABLE("sockhash", struct endpoint, __u64, listeners, 1024);
 
-// The agent's own connections to the app, by the address and port they come from.
-BPF_TABLE("lru_hash", struct endpoint, __u8, bypass, 4096);
+// What passes: the agent's own connections to the app, by the address and port they come from; with port 0, all of an
+// address until that time, of which the worker has as many as it should.
+BPF_TABLE("lru_hash", struct endpoint, __u64, bypass, 4096);
 
 // Where among the signs a port has its two words, IPv4's and IPv6's. Ports that were never redirected have none.
 BPF_TABLE("hash", __u32, __u32, places, 1024);
@@ -82,6 +83,7 @@ int redirect(struct bpf_sk_lookup *ctx)
 	struct endpoint local = {};
 	__u32 port = ctx->local_port;
 	__u32 *place;
+	__u64 *until;
 	void *listener;
 
 	if (ctx->protocol != PROTOCOL_TCP)
@@ -115,6 +117,10 @@ int redirect(struct bpf_sk_lookup *ctx)
 	local.port = __builtin_bswap16((__u16)ctx->local_port);
 
 	if (bypass.lookup(&remote))
+		return SK_PASS;
+	remote.port = 0;
+	until = bypass.lookup(&remote);
+	if (until && *until > ktime_get_ns())
 		return SK_PASS;
 
 	// As the stack itself does: a listener on this very address before one on every address of the family.

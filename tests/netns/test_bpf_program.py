@@ -214,6 +214,28 @@ def test_packet_table(loaded, life, listeners, row):
     assert cookie == wanted
 
 
+SHARES = {
+    # name: packet, address and seconds from now until which it is passed, whether it is redirected
+    "over its share": (V4 / TO_80, "10.1.2.3", 60.0, False),
+    "over its share, v6": (V6 / TO_80, "fd01:203:405:607:809:a0b:c0d:e0f", 60.0, False),
+    "another was": (V4 / TO_80, "10.1.2.4", 60.0, True),
+    "it was, a while ago": (V4 / TO_80, "10.1.2.3", -1.0, True),
+}
+
+
+@pytest.mark.parametrize("row", SHARES)
+def test_an_address_that_has_its_share_is_passed_until_its_time(loaded, life, listeners, row):
+    packet, address, seconds, redirected = SHARES[row]
+    place_of(loaded, life, 80)
+    value = struct.pack("=Q", listeners["A"].fileno())
+    for everywhere in (ANY4, ANY6):
+        bpf.map_update(loaded.maps["listeners"], pack_endpoint(everywhere, 80), value)
+    assert run(loaded.program, packet)[1]
+    until = int((time.monotonic() + seconds) * 1e9)
+    BypassMap(loaded.maps["bypass"]).insert(pack_endpoint(address, 0), until)
+    assert bool(run(loaded.program, packet)[1]) == redirected
+
+
 NEVER = 1 << 62
 LIFE = {
     # name: level, ages of the worker's and the supervisor's last signs in seconds, withdrawn, selected
@@ -386,7 +408,7 @@ def test_the_maps_are_as_python_takes_them(program):
     assert maps.pop("signs") == SIGNS
     assert (maps["places"].key_size, maps.pop("places").value_size) == (4, 4)
     assert {spec.key_size for spec in maps.values()} == {ENDPOINT.size}
-    assert (maps["listeners"].value_size, maps["bypass"].value_size) == (8, 1)
+    assert (maps["listeners"].value_size, maps["bypass"].value_size) == (8, 8)
 
 
 def test_each_load_has_maps_of_its_own(program, life, listeners):

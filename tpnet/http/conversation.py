@@ -35,6 +35,9 @@ Inputs (each returns the commands to carry out, in order; possibly none)
         no input, the driver resets every side.
     ``undecided_timeout()``
         ``undecided`` for ten seconds.
+    ``no_room()``
+        What is ``kept`` is more than the driver has room for. The app gets it, and decides; where a session owes
+        responses, after those.
     ``release_held()``
         About 0.1 s after ``holding`` became true (see there).
     ``finish(mark=...)``
@@ -55,6 +58,8 @@ State
     ``undecided``
         The client has sent bytes, and they tell no protocol yet. Look after each ``client_data``. (A client that
         has sent none may go on so for ever.)
+    ``kept``
+        Bytes of the client's that are kept since they are the beginning of a head.
     ``idle``
         Between messages, nothing outstanding, nothing held: a good moment to close. While a session owes
         responses the app's connection owes nothing: let go of it at any time, without a word.
@@ -182,6 +187,10 @@ class Conversation(Protocol):
         """Whether the protocol cannot be told yet."""
 
     @property
+    def kept(self) -> int:
+        """How many bytes of the client's are the beginning of a head."""
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is under way in either direction."""
 
@@ -213,6 +222,9 @@ class Conversation(Protocol):
 
     def undecided_timeout(self) -> Commands:
         """``undecided`` has lasted long enough."""
+
+    def no_room(self) -> Commands:
+        """What is ``kept`` is too much."""
 
     def upstream_data(self, side: Side, data: bytes) -> Commands:
         """``side`` sent ``data``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+from pathlib import Path
 
 
 def raise_file_limit() -> int:
@@ -21,6 +22,33 @@ def raise_memlock_limit() -> bool:
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     return True
+
+
+def memory_limit() -> int | None:
+    """Bytes of memory that this process's control groups have at most; ``None`` where nothing says so (cgroups(7))."""
+    try:
+        text = Path("/proc/self/cgroup").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return memory_limit_of(text)
+
+
+def memory_limit_of(cgroup: str, root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The same of a process, from its /proc/PID/cgroup. In a container the folders above its own are not to be seen."""
+    limits = []
+    for line in cgroup.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in {"", "memory"}:
+            continue
+        top = root / controllers
+        folder = top / path.strip("/")
+        for one in (folder, *folder.parents):
+            for name in ("memory.max", "memory.limit_in_bytes"):
+                with contextlib.suppress(OSError, ValueError):  # it is not there, or "max"
+                    limits.append(int((one / name).read_text(encoding="ascii")))
+            if one == top:
+                break
+    return min(limits, default=None)
 
 
 def forbid_processes() -> None:

@@ -37,16 +37,18 @@ class BypassMap:
 
     def __init__(self, fd: int) -> None:
         self._key = ctypes.create_string_buffer(ENDPOINT.size)
-        self._value = ctypes.create_string_buffer(b"\1", 1)
+        self._value = ctypes.c_uint64(0)
         self._attr = _Element(fd, ctypes.addressof(self._key), ctypes.addressof(self._value), 0)
         self._at = ctypes.addressof(self._attr)
 
-    def insert(self, endpoint: bytes) -> None:
+    def insert(self, endpoint: bytes, until: int = 0) -> None:
         """Let connections from this end (``tpnet.kernel.endpoint``) pass to the app. Do it between bind and connect.
 
+        With port 0: from any port of its address, ``until`` then, in nanoseconds of the monotonic clock.
         Raises ``OSError``; ``PermissionError`` on kernels before 5.19 for a process without CAP_BPF.
         """
         self._key.raw = endpoint
+        self._value.value = until
         if syscall(BPF_SYSCALL, BPF_MAP_UPDATE_ELEM, self._at, _UPDATE_SIZE) < 0:
             raise last_error("the bypass map does not take an entry")
 

@@ -51,7 +51,7 @@ class Connection:
     """A client, and its upstreams: to the app, and to sessions."""
 
     __slots__ = (
-        "_home", "_peer", "_to_dial", "calm", "client", "closing", "context", "done", "mover", "upstreams",
+        "_home", "_kept", "_peer", "_to_dial", "calm", "client", "closing", "context", "done", "mover", "upstreams",
     )  # fmt: skip
 
     mover: Mover
@@ -64,6 +64,7 @@ class Connection:
         self.closing = False
         self.done = False
         self._home = home
+        self._kept = 0
         self._peer = peer
         self._to_dial: list[Upstream] | None = None
 
@@ -74,6 +75,16 @@ class Connection:
         self.client.attach(sock, dialogue.on_client)
         self.upstreams[APP] = app = AppUpstream(self, self._home.dialler, self._peer)
         app.dial()
+
+    @property
+    def source(self) -> str:
+        """Its client's address."""
+        return self._peer.source[0]
+
+    def keep(self, size: int) -> bool:
+        """See ``Connected.keep``."""
+        more, self._kept = size - self._kept, size
+        return self.context.shares.keep(self.source, self._home.dialler.count, more)
 
     # Upstreams.
 

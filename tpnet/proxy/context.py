@@ -13,6 +13,7 @@ from tpnet.proxy.channel import Full, Message, NeedSockets, Purpose
 from tpnet.proxy.counters import Book
 from tpnet.proxy.loop import Deadlines, Loop
 from tpnet.proxy.pool import SocketPool
+from tpnet.proxy.shares import Shares
 from tpnet.proxy.stream import PIPES, Pipes
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Context:
     __slots__ = (
         "_most_ahead", "_reserve", "awaiting", "book", "connecting", "full", "full_at", "holding", "lingering", "loop",
         "most_sockets", "node", "paused",
-        "pipes", "removed", "session_pool", "sessions", "signs", "tell", "unconfirmed", "undecided",
+        "pipes", "removed", "session_pool", "sessions", "shares", "signs", "tell", "unconfirmed", "undecided",
     )  # fmt: skip
 
     def __init__(self, tell: Callable[[Message], None], file_limit: int) -> None:
@@ -64,6 +65,7 @@ class Context:
         self._reserve = min(_RESERVE, file_limit // 3)
         self.most_sockets = file_limit - self._reserve
         self.full_at = self.most_sockets - min(_EARLY, self.most_sockets // 8)
+        self.shares = Shares(loop, self.most_sockets)
         self.full = False
         self.node: frozenset[str] = frozenset()  # its own addresses
         # Connections without a first line; sides that connect, or wait for a status byte; clients that close.

@@ -34,6 +34,7 @@ _PORTS = (2048, 32_767)
 """Source ports towards the app, in turn. They lie below those that processes of the target take by themselves
 (ip_local_port_range), and that most clients do."""
 _BIND_TRIES = 64
+_PASSED_SECONDS = 2.5
 _PENDING = {errno.EALREADY, errno.EINPROGRESS}
 
 Address = tuple[str, int] | tuple[str, int, int, int]
@@ -60,8 +61,8 @@ class AppDialler:
     """The prepared sockets of one target, and what it takes to connect them."""
 
     __slots__ = (
-        "_bypass", "_bypass_fd", "_context", "_declines", "_keep_source", "_next_port", "_number", "_place", "_pool4",
-        "_pool6", "_port", "_refused_at", "count",
+        "_bypass", "_bypass_fd", "_context", "_declines", "_keep_source", "_next_port", "_number", "_passed", "_place",
+        "_pool4", "_pool6", "_port", "_refused_at", "count",
     )  # fmt: skip
 
     def __init__(self, context: Context, message: AddTarget, bypass: int | None, count: TargetCount) -> None:
@@ -75,6 +76,7 @@ class AppDialler:
         self._bypass_fd = bypass
         self._refused_at = 0.0
         self._declines = False
+        self._passed: set[str] = set()  # clients' addresses whose new connections are the app's
         self._next_port = random.randint(*_PORTS)  # noqa: S311 - only so that two workers begin elsewhere
         self._place = message.place
         self._pool4 = context.pool(Purpose.APP4, message.target, 32, partial(self._tell_level, True))
@@ -101,8 +103,13 @@ class AppDialler:
 
     def tick(self) -> None:
         """Once a second."""
-        if self._context.has_room:
+        if self._context.has_room and self._context.shares.target_again(self.count):
             self._decline(declines=False)
+        for source in list(self._passed):
+            if self._context.shares.again(source):
+                self._passed.discard(source)
+            else:
+                self._pass_by(source)
         self._pool4.tick()
         self._pool6.tick()
 
@@ -120,6 +127,23 @@ class AppDialler:
             self._declines = declines
             self._pool4.decline(declines=declines)
             self._pool6.decline(declines=declines)
+
+    def look_at_shares(self, peer: Peer) -> None:
+        """A client has come: leave new ones like it to the app if it or the target has more than its share."""
+        shares, source = self._context.shares, peer.source[0]
+        if shares.target_over(self.count):
+            self.decline()
+        if shares.over(source) and self._bypass is not None:
+            if source not in self._passed:
+                self._passed.add(source)
+                self.count.reasons["a client's address had more than its share"] += 1
+            self._pass_by(source)
+
+    def _pass_by(self, source: str) -> None:
+        """Have the kernel leave an address's new connections to the app, for longer than until the next ``tick``."""
+        if self._bypass is not None:
+            until = self._context.loop.now + _PASSED_SECONDS
+            self._bypass.insert(pack_endpoint(source, 0), int(until * 1e9))
 
     def prepared(self) -> int:
         """Sockets for clients that are yet to come."""

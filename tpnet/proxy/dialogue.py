@@ -51,6 +51,9 @@ class Connected(Owner, Protocol):
     def let_go(self, side: Side, /, *, reset: bool = False) -> None:
         """Close the upstream to a side, if there is one."""
 
+    def keep(self, size: int, /) -> bool:
+        """So many bytes of the client's are kept from now on. Whether there is room for that."""
+
     def pin(self, side: Side, /) -> None:
         """Be a pipe between the client and a side from now on."""
 
@@ -58,7 +61,7 @@ class Connected(Owner, Protocol):
 class Dialogue:
     """The ``Mover`` of a connection that has a conversation."""
 
-    __slots__ = ("_client", "_connection", "_retired", "_undecided", "_upstreams", "conversation")
+    __slots__ = ("_client", "_connection", "_kept", "_retired", "_undecided", "_upstreams", "conversation")
 
     def __init__(self, connection: Connected, conversation: Conversation) -> None:
         self._connection = connection
@@ -66,6 +69,7 @@ class Dialogue:
         self._upstreams = connection.upstreams
         self._retired: set[Side] = set()
         self._undecided: bool | None = None  # the client has said nothing
+        self._kept = False
         self.conversation = conversation
 
     @property
@@ -109,6 +113,8 @@ class Dialogue:
                 if connection.done:
                     return
             commands = conversation.client_data(data)
+            if self._kept or not commands:
+                commands = self._look_at_kept_head(commands)
             if (
                 app is not None
                 and len(commands) == 1
@@ -280,8 +286,19 @@ class Dialogue:
 
     def close(self) -> None:
         """Its connection is over, or a pipe."""
+        if self._kept:
+            self._connection.keep(0)
         self._decided()
         self._connection.context.holding.discard(self)
+
+    def _look_at_kept_head(self, commands: Commands) -> Commands:
+        """What to do instead, if the beginning of a head is more than there is room for: then it is the app's."""
+        kept = self.conversation.kept
+        if kept or self._kept:
+            self._kept = bool(kept)
+            if not self._connection.keep(kept):
+                return [*commands, *self.conversation.no_room()]
+        return commands
 
     def _look_at_first(self) -> None:
         """The client's first bytes, or more of them while they do not tell the protocol."""

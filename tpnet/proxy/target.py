@@ -71,10 +71,12 @@ class Target:
 
     def _serve(self, sock: Socket, peer: Peer) -> bool:
         self._count.open += 1
+        self.context.shares.begun(peer.source[0])
         connection = Connection(self, peer)
         self._drain.add(connection)
         connection.start(sock)
         self._drain.begun(connection)
+        self.dialler.look_at_shares(peer)
         return not self.dialler.crowded(peer)
 
     def set_rules(self, intercepts: Sequence[Intercept], probes: Sequence[Probe]) -> None:
@@ -88,6 +90,7 @@ class Target:
         """See ``connection.Home``."""
         self._drain.connections.discard(connection)
         self._count.open -= 1
+        self.context.shares.ended(connection.source)
 
     def tick(self, now: float) -> None:
         """Once a second."""

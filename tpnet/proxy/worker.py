@@ -18,7 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from tpnet.kernel.libc import die_with_parent
-from tpnet.kernel.limits import raise_file_limit
+from tpnet.kernel.limits import memory_limit, raise_file_limit
 from tpnet.kernel.signs import WORKER, Level, Signs
 from tpnet.log import Outlet, to_stderr
 from tpnet.model import TpnetError
@@ -51,6 +51,10 @@ if TYPE_CHECKING:
 COUNT_EVERY = 1.0
 """Seconds between two messages with counters."""
 _QUEUED_MOST = 10_000
+SOCKET_BYTES = 32 << 10
+"""Memory that a socket is reckoned at, where memory is limited: with what Python and the kernel keep for it."""
+LEAST_SOCKETS = 1024
+_PLENTY = 1 << 62
 
 
 class Worker:
@@ -253,7 +257,8 @@ def _run(channel_fd: int, uid: int, outlet: Outlet) -> int:
     end = socket.socket(fileno=channel_fd)
     end.setblocking(False)
     end.set_inheritable(False)
-    worker = Worker(end, raise_file_limit())
+    sockets = (memory_limit() or _PLENTY) // SOCKET_BYTES
+    worker = Worker(end, min(raise_file_limit(), max(sockets, LEAST_SOCKETS)))
     try:
         confine(uid, outlet.begin)
     except TpnetError as error:

@@ -100,6 +100,42 @@ def test_a_first_line_is_decision_enough():
     assert wire.conversation.undecided_timeout() == []
 
 
+# A head that is not complete, and for more of which there is no room.
+
+
+@pytest.mark.parametrize("size", [1, 20, len(GET_DEV) - 1])
+def test_a_head_that_there_is_no_room_for_is_the_apps(size):
+    wire = Wire(always).write(GET_DEV[:size])
+    assert wire.conversation.kept == size
+    wire.do(wire.conversation.no_room())
+    assert wire.log == [(PIN, APP)]
+    assert wire.letters == ["P"]
+    assert wire.conversation.kept == 0
+    wire.write(GET_DEV[size:])
+    assert wire.app == GET_DEV
+
+
+def test_a_head_that_there_is_no_room_for_waits_for_what_a_session_owes():
+    wire = Wire(by_path).write(GET_DEV + GET_APP[:20])
+    assert wire.conversation.kept == 20
+    wire.do(wire.conversation.no_room())
+    assert wire.log == []
+    assert not wire.conversation.reading_client
+    wire.say(DEV, answer(b"x"))
+    assert wire.client == answer(b"x")
+    assert wire.app == GET_APP[:20]
+    assert wire.log == [(PIN, APP)]
+
+
+def test_what_is_not_kept_needs_no_room():
+    wire = Wire(always)
+    assert wire.conversation.no_room() == []
+    wire.write(GET_DEV)
+    assert wire.conversation.kept == 0
+    assert wire.conversation.no_room() == []
+    assert wire.dev == GET_DEV
+
+
 # Ends.
 
 
@@ -290,6 +326,7 @@ def test_after_the_end_nothing_matters():
         conversation.upstream_failed(APP, "lost", delivered=False),
         conversation.upstream_confirmed(DEV),
         conversation.undecided_timeout(),
+        conversation.no_room(),
         conversation.release_held(),
     ):
         assert list(commands) == []

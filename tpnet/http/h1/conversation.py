@@ -87,6 +87,12 @@ class Conversation:
         return partial is not None and not partial.first_line
 
     @property
+    def kept(self) -> int:
+        """How many bytes of the client's are the beginning of a head."""
+        partial = self._state.requests.partial
+        return 0 if partial is None else len(partial.buffer)
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is under way in either direction."""
         state = self._state
@@ -194,6 +200,13 @@ class Conversation:
         out: list[Command] = []
         if self.undecided:
             self._state.pin_app("no complete first line in time", out)
+        return out
+
+    def no_room(self) -> Commands:
+        """The beginning of a head is more than there is room for: it is the app's."""
+        out: list[Command] = []
+        if self._state.requests.partial is not None:
+            self._requests.no_room(out)
         return out
 
     def finish(self, *, mark: bool) -> None:

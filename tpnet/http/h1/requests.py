@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _FAIL: Final = Outcome.FAIL  # to look it up in its class takes ten times as long (Python 3.11)
 
+_NO_ROOM: Final = Bad(Outcome.PIN, "its head was not complete, and there was no room for more of it")
 _CUT_SHORT: Final = Bad(Outcome.PIN, "the client ended within a head")
 
 
@@ -221,6 +222,10 @@ class Requests:
             self._wait(rest, TURN)
         else:
             state.pin_app(bad.reason, out, rest)
+
+    def no_room(self, out: list[Command]) -> None:
+        """The beginning of a head, which is there, is not kept any longer."""
+        self._bad(_NO_ROOM, self._state.requests.forget(), out)
 
     def _break_off(self, request: Exchange, reason: str, out: list[Command]) -> None:
         """The body under way is broken: break off upstream; answer 400 in its turn if nothing has begun."""
