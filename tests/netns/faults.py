@@ -89,13 +89,13 @@ def other_rules(stage, load):
 def worker_dies(stage, load):
     old = stage.agent.worker()
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: stage.agent.worker() != old, 15)
+    wait_until(lambda: stage.agent.worker() != old)
 
 
 def worker_hangs(stage, load):
     old = stage.agent.worker()
     os.kill(old, signal.SIGSTOP)
-    wait_until(lambda: stage.agent.worker() != old, 15)
+    wait_until(lambda: stage.agent.worker() != old)
 
 
 def agent_dies(stage, load):

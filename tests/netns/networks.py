@@ -61,6 +61,16 @@ def tcp_sockets(netns, *more):
     return done.stdout.splitlines()
 
 
+def sent_again(netns):
+    """How many SYN packets a namespace has had to send again, each after a second of silence."""
+    names, values = (
+        line.split()
+        for line in netns.run(Path("/proc/thread-self/net/netstat").read_text).splitlines()
+        if line.startswith("TcpExt:")
+    )
+    return int(values[names.index("TCPSynRetrans")])
+
+
 def held_by_kernel(netns, pid):
     """Bytes that the kernel holds for a process's TCP sockets in a namespace (skmem's r, f and w)."""
     total = 0

@@ -51,7 +51,7 @@ class Agent:
         self._thread = threading.Thread(target=self._run)
         self._started = threading.Event()
         self._thread.start()
-        assert self._started.wait(5)
+        assert self._started.wait(20)
 
     def close(self):
         if self._thread.is_alive():
@@ -126,7 +126,7 @@ class Agent:
     def in_loop(self, func, *args):
         done = threading.Event()
         self._loop.call_soon_threadsafe(lambda: (func(*args), done.set()))
-        assert done.wait(5)
+        assert done.wait(20)
 
     def do_renew_session(self, name, handlers):
         if name not in self.sessions:
@@ -161,7 +161,7 @@ class Agent:
             )
         )
 
-    def dial(self, name, timeout=5.0):
+    def dial(self, name, timeout=20.0):
         """What the worker does: connect to an intercept's door. Returns the socket, its status byte unread."""
         intercept = self.intercepts[name]
         sock = self.end.socket()
@@ -211,7 +211,7 @@ class Computer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((host, port))
         sock.listen(256)
-        sock.settimeout(5)
+        sock.settimeout(20)
         return sock
 
     def close(self):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from agent_lab import GET, MATCHED, Agent, AgentLab, ask, changes, wait_until
+from networks import sent_again
 
 from tpnet.model import Conflict, HeaderRule, InvalidInput, NotThere, OnFailure, Refused, Session
 from tpnet.tunnel import KeyPair
@@ -70,7 +71,7 @@ def test_matched_requests_of_an_absent_session_go_to_the_app_or_are_refused_as_a
     assert (first.hits, first.reasons) == (0, {"session down": 1})
     assert list(second.reasons.values()) == [1]
     control.delete_intercept("strict", "bob")
-    wait_until(lambda: ask(lab.net, GET % b"strict: 1\r\n") == (200, "the app"), 1)
+    wait_until(lambda: ask(lab.net, GET % b"strict: 1\r\n") == (200, "the app"))
 
 
 def test_several_intercepts_of_a_port_come_and_go_without_touching_each_other(lab):
@@ -203,17 +204,17 @@ def test_t03_nobody_ends_what_is_anothers_but_by_force(lab):
 
 
 def test_a_lease_that_nobody_renews_takes_session_and_intercepts_along(own):
-    own.start(patch="import tpnet.control.local.store as s; s.LEASE = 1.0")
+    own.start(patch="import tpnet.control.local.store as s; s.LEASE = 3.0")
     with contextlib.closing(AgentLab(own)) as lab:
         control = lab.control
         lab.pod.app(8080, "the app")
         lab.session()
         lab.create()
         for _ in range(4):
-            time.sleep(0.4)
-            assert control.renew_session("bob@laptop", {}) == 1.0
+            time.sleep(0.9)
+            assert control.renew_session("bob@laptop", {}) == 3.0
         assert len(control.status().intercepts) == 1
-        wait_until(lambda: not control.status().sessions, 5)
+        wait_until(lambda: not control.status().sessions)
         assert control.status().intercepts == ()
         wait_until(lambda: not changes(lab.pod))
         with pytest.raises(NotThere, match="no session bob@laptop"):
@@ -286,7 +287,7 @@ def test_info_names_what_is_in_use(lab):
     assert info.wireguard in {"kernel", "wireguard-go"}
     assert info.kernel == os.uname().release
     assert info.memory_kib > 10_000
-    assert time.time() - info.started < 60
+    assert 0 < time.time() - info.started < 3600
 
 
 def test_the_worker_is_nobody_and_the_control_socket_is_roots(lab):
@@ -309,8 +310,8 @@ def test_told_to_end_it_puts_everything_back_while_traffic_goes_on(own_lab, numb
     load.wait(100)
     began = time.monotonic()
     agent.process.send_signal(number)
-    assert agent.process.wait(15) == 0, agent.words()
-    assert time.monotonic() - began < 8
+    assert agent.process.wait(40) == 0, agent.words()
+    assert time.monotonic() - began < 20, "it waits for nobody who owes nothing"
     assert changes(lab.pod) == []
     load.wait(100)
     load.stop()
@@ -326,7 +327,7 @@ def test_told_to_end_while_it_starts_it_leaves_nothing(own):
         process = own.launch()
         time.sleep(seconds)
         process.terminate()
-        assert process.wait(10) in {0, -signal.SIGTERM}  # the latter: before it was asked to be told
+        assert process.wait(30) in {0, -signal.SIGTERM}  # the latter: before it was asked to be told
         assert [path.name for path in own.run_dir.iterdir()] == ["agent.log"]
     assert "Traceback" not in own.words()
 
@@ -334,6 +335,7 @@ def test_told_to_end_while_it_starts_it_leaves_nothing(own):
 def test_f07_an_intercept_made_and_removed_under_load_fails_no_request(lab):
     lab.nginx()
     control = lab.control
+    again = sent_again(lab.net.client)
     load = lab.load(new=3, kept=3)
     load.wait(50)
     inside = None
@@ -351,12 +353,12 @@ def test_f07_an_intercept_made_and_removed_under_load_fails_no_request(lab):
         load.wait(10 if turn % 2 else 30)
     inside.stop()
     assert set(inside.kept) == {"ok"}, inside.kept
-    wait_until(lambda: not changes(lab.pod), 15)
+    wait_until(lambda: not changes(lab.pod))
     load.wait(50)
     load.stop()
     assert set(load.new) == {"ok"}, load.new
     assert set(load.kept) == {"ok"}, load.kept
-    assert load.slow < 1.0
+    assert sent_again(lab.net.client) == again, "a SYN found no listener, or a full one"
 
 
 def test_nothing_that_is_secret_is_in_the_log(lab):

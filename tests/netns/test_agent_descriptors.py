@@ -40,12 +40,12 @@ def test_clients_are_the_apps_while_no_socket_can_be_made_and_the_workers_again_
         for _ in range(300):  # many times what was prepared
             assert ask(lab.net) == (200, "the app")
         assert lab.agent.process.poll() is None
-    wait_until(lambda: lab.control.status().targets[0].ready, 10)
+    wait_until(lambda: lab.control.status().targets[0].ready)
 
     def served():
         return lab.control.status().targets[0].requests
 
     before = served()
-    wait_until(lambda: ask(lab.net) == (200, "the app") and served() > before, 10)
+    wait_until(lambda: ask(lab.net) == (200, "the app") and served() > before)
     assert lab.control.info().worker_restarts == 0
     assert lab.agent.words().count("no sockets could be prepared") <= 1

@@ -146,9 +146,10 @@ def test_a_hundred_clients_at_once_are_all_served_whatever_there_is(descriptors)
         small.create()
         for _ in range(2):
             with contextlib.ExitStack() as clients:
-                open_ = [clients.enter_context(small.net.connect(8080)) for _ in range(100)]
-                assert [number for number, sock in enumerate(open_) if not served(sock)] == []
-                assert [number for number, sock in enumerate(open_) if not served(sock)] == []
+                open_ = [clients.enter_context(small.net.connect(8080, timeout=10)) for _ in range(100)]
+                for _ in range(2):
+                    missed = [number for number, sock in enumerate(open_) if not served(sock)]
+                    assert missed == [], small.control.status()
             # It recovers alone: what comes now passes through the worker again.
             before = small.control.status().targets[0].requests
 
@@ -156,7 +157,7 @@ def test_a_hundred_clients_at_once_are_all_served_whatever_there_is(descriptors)
                 assert ask(small.net) == (200, "the app")
                 return small.control.status().targets[0].requests > before
 
-            wait_until(passes, 10)
+            wait_until(passes)
         assert small.control.info().worker_restarts == 0
 
 
@@ -174,7 +175,7 @@ def test_a_thousand_idle_connections_of_one_target_starve_no_other():
             for _ in range(50):
                 began = time.monotonic()
                 assert ask(small.net, pod=other) == (200, "the app")
-                assert time.monotonic() - began < 2
+                assert time.monotonic() - began < 10
             at_once = [clients.enter_context(small.net.connect(8080, pod=other)) for _ in range(100)]
             assert all(served(sock) for sock in at_once)
         assert all(served(sock) for sock in idle)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def served(lab):
 def serves(lab):
     """Wait until it does."""
     before = served(lab)
-    wait_until(lambda: ask(lab.net) == (200, "the app") and served(lab) > before, 10)
+    wait_until(lambda: ask(lab.net) == (200, "the app") and served(lab) > before)
 
 
 class Trapped:
@@ -121,9 +122,9 @@ def test_a_worker_that_hangs_is_replaced_and_its_successor_answers_who_waited(la
     old = lab.agent.worker()
     with stopped(old):
         trapped = Trapped(lab)
-        wait_until(lambda: lab.agent.worker() != old, 10)
+        wait_until(lambda: lab.agent.worker() != old)
         assert trapped.done().endswith(b"the app\n")
-    assert f"killing worker {old}: it gave no sign of life for 2." in lab.agent.words()
+    assert re.search(rf"killing worker {old}: it gave no sign of life for [2-9]\.", lab.agent.words())
     assert lab.control.info().worker_restarts == 1
 
 

@@ -19,7 +19,7 @@ def test_gunicorn_s_two_workers_serve_everybody_while_two_clients_keep_connectio
         for _ in range(5):
             began = time.monotonic()
             assert ask(scene.net) == (200, "the app")
-            assert time.monotonic() - began < 4
+            assert time.monotonic() - began < 15
         for sock in (first, second):  # and the app is dialled when it is needed, however often
             sock.sendall(scene.matched() + GET % b"")
             assert answer(sock) == (200, scene.bob.name)

@@ -96,7 +96,7 @@ print(child.pid, child.stdout.readline().split()[1])
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     pid, ignored = done.stdout.split()
     assert not int(ignored, 16) & 1 << signal.SIGPIPE - 1
-    until(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text(), 5)
+    until(lambda: not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text())
 
 
 def test_the_compiler_is_started_confined(monkeypatch):

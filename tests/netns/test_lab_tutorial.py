@@ -26,6 +26,7 @@ def plain(text):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_the_tutorial_s_commands_do_what_it_shows(labs):
     name = f"t{uuid4().hex[:6]}"
     env = {
@@ -44,7 +45,7 @@ def test_the_tutorial_s_commands_do_what_it_shows(labs):
                 env=env,
                 capture_output=True,
                 text=True,
-                timeout=40,
+                timeout=100,
                 check=False,
             )
             shown = plain(done.stdout.replace(f"{name}-", "lab-").replace(f"{name} is gone", "lab is gone"))

@@ -155,7 +155,7 @@ def test_a_connection_outlives_the_name_of_its_namespace_and_is_there_when_that_
         bind_mount(f"/run/netns/{moved}", f"/run/netns/{name}")
         wait_until(
             lambda: said(kept, bob.matched()) == bob.name,
-            5,
+            20,
             lambda: (lab.agent.words(), lab.control.status()),
         )
         assert not left(lab)

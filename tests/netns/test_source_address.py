@@ -78,7 +78,7 @@ class MiniProxy:
         self.bypass = BypassMap(self.redirect.bypass_fd)
 
     def accept_and_dial(self):
-        self.listener.settimeout(3)
+        self.listener.settimeout(20)
         sock, peer = self.listener.accept()
         source = peer[0].removeprefix("::ffff:")
         local = sock.getsockname()[0].removeprefix("::ffff:")
@@ -86,7 +86,7 @@ class MiniProxy:
         upstream.bind((source, 0))
         key = pack_endpoint(source, upstream.getsockname()[1])
         self.bypass.insert(key)
-        upstream.settimeout(3)
+        upstream.settimeout(20)
         upstream.connect((local, self.port))
         self.bypass.delete(key)
         return sock, upstream
@@ -146,7 +146,7 @@ def test_a_port_that_nothing_listens_on_refuses_at_once(podnet, kept, family):
     upstream = app_socket(podnet.pod.netns, FAMILIES[family])
     with upstream:
         upstream.bind((podnet.pod.client_address[family], 0))
-        upstream.settimeout(3)
+        upstream.settimeout(20)
         with pytest.raises(ConnectionRefusedError):
             upstream.connect((podnet.pod.address[family], 8080))
 
@@ -177,7 +177,7 @@ def test_nginx_writes_the_clients_own_address_in_its_access_log(podnet, proxy, t
     assert shutil.which("nginx")
     nginx = subprocess.Popen(["ip", "netns", "exec", podnet.pod.name, "nginx", "-c", str(config)])
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not (tmp_path / "nginx.pid").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
         for family in (4, 6):
@@ -190,7 +190,7 @@ def test_nginx_writes_the_clients_own_address_in_its_access_log(podnet, proxy, t
                     assert client.recv(4096).endswith(b"shop")
     finally:
         nginx.terminate()
-        nginx.wait(10)
+        nginx.wait(30)
     lines = log.read_text().splitlines()
     assert [line.split()[0] for line in lines] == ["10.77.1.1", "fd77:1::1"]
     assert [line.split()[6] for line in lines] == ["/4", "/6"]

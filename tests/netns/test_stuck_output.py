@@ -76,7 +76,7 @@ def test_output_that_goes_nowhere_holds_nobody_up(kind):
             load.wait_for(stage.bob.name, stage.bob.name)
             old = agent.worker()
             os.kill(old, signal.SIGKILL)
-            wait_until(lambda: agent.worker() != old, 10)
+            wait_until(lambda: agent.worker() != old)
             load.wait_for(stage.bob.name, stage.bob.name)
         assert judge(load, stage.books, replays=True) == []
         assert agent.stop() == 0

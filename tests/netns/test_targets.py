@@ -62,7 +62,7 @@ def container(podnet):
 
         yield start
     for folder in folders:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while folder.exists() and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -117,7 +117,7 @@ def test_by_pid_until_the_process_ends(podnet):
         assert target.netns.key == podnet.pod.netns.key
         assert target.alive()
         sleeper.kill()
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while target.alive() and time.monotonic() < deadline:
             time.sleep(0.001)
         assert not target.alive()  # a zombie is not alive
@@ -252,7 +252,7 @@ def kube_pod(podnet):
 
         start.uid = uid
         yield start
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while folder.exists() and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             folder.rmdir()

@@ -57,13 +57,13 @@ def test_size_is_found_on_open_and_new_connections_told_and_grown_out_of(mirrore
     assert both_ways(mirrored)
     with dropped(mirrored.bob.laptop, larger_than(1300)):
         assert both_ways(mirrored)  # it begins before the size is known, and is carried on when it is
-        wait_until(lambda: sizes(mirrored) == (1232, 1232), 12, lambda: str(sizes(mirrored)))
+        wait_until(lambda: sizes(mirrored) == (1232, 1232), 30, lambda: str(sizes(mirrored)))
         (session,) = mirrored.control.status().sessions
         (line,) = path_lines(session.name, session.mtu, up=session.up)
         assert "drops packets of more than 1232 bytes" in line.plain
         assert both_ways(mirrored)
     with dropped(mirrored.bob.laptop, larger_than(1000)):
-        wait_until(lambda: sizes(mirrored) == (896, 896), 12, lambda: str(sizes(mirrored)))
+        wait_until(lambda: sizes(mirrored) == (896, 896), 30, lambda: str(sizes(mirrored)))
         assert both_ways(mirrored)
     wait_until(lambda: sizes(mirrored) == (1280, 1280), 60, lambda: str(sizes(mirrored)))
     assert both_ways(mirrored)
@@ -71,7 +71,7 @@ def test_size_is_found_on_open_and_new_connections_told_and_grown_out_of(mirrore
 
 def test_link_on_which_only_small_packets_pass_is_told_as_that(mirrored):
     with dropped(mirrored.bob.laptop, larger_than(400)):
-        wait_until(lambda: sizes(mirrored) == (0, 0), 12, lambda: str(sizes(mirrored)))
+        wait_until(lambda: sizes(mirrored) == (0, 0), 30, lambda: str(sizes(mirrored)))
         (session,) = mirrored.control.status().sessions
         assert session.up
         (line,) = path_lines(session.name, session.mtu, up=session.up)

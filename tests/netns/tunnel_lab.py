@@ -14,6 +14,8 @@ from tpnet.datapath.netns import NetNs
 from tpnet.tunnel import KeyPair, TunnelEnd
 from tpnet.tunnel.wireguard_go import SOCKETS, WireGuardGo
 
+IFA_F_NODAD = 0x02  # linux/if_addr.h
+
 
 class Lab:
     """Namespaces, links and tunnel ends that close together."""
@@ -76,7 +78,9 @@ def link_up(name, address=None, prefixlen=None):
     with IPRoute() as route:
         (index,) = route.link_lookup(ifname=name)
         if address:
-            route.addr("add", index=index, address=address, prefixlen=prefixlen)
+            # IPv6 at once: the kernel finds out in its own time that nobody else can have the address.
+            more = {"flags": IFA_F_NODAD} if ":" in address else {}
+            route.addr("add", index=index, address=address, prefixlen=prefixlen, **more)
         route.link("set", index=index, state="up")
 
 
@@ -101,7 +105,7 @@ def listen(end, port=20000):
     return sock
 
 
-def connect(end, address, port=20000, timeout=5.0):
+def connect(end, address, port=20000, timeout=20.0):
     sock = end.socket()
     sock.settimeout(timeout)
     try:
@@ -117,9 +121,9 @@ def stream(src, dst, port=20000):
     """A TCP connection from one end to the other: (the dialler's socket, the listener's)."""
     with listen(dst, port) as listener:
         ours = connect(src, dst.address, port)
-        listener.settimeout(5)
+        listener.settimeout(20)
         theirs, _ = listener.accept()
-    theirs.settimeout(5)
+    theirs.settimeout(20)
     theirs.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return ours, theirs
 
@@ -141,7 +145,7 @@ def receive(sock, count):
     return data
 
 
-def wait_until(condition, seconds=3.0):
+def wait_until(condition, seconds=20.0):
     """Whether the condition comes true in time; how long it took is what the caller measures."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -181,7 +181,7 @@ class Ledger:
                 count[entry.header, who] += 1
         return count
 
-    def wait_for(self, header, who, seconds=10.0, times=10, *, kept=False, since=0.0):
+    def wait_for(self, header, who, seconds=30.0, times=10, *, kept=False, since=0.0):
         """Wait until the last ``times`` requests with this header, of those asked ``since``, were all ``who``'s.
 
         Those over connections of their own, unless ``kept`` ones are meant too: a kept one that was opened while
@@ -201,7 +201,7 @@ class Ledger:
             assert time.monotonic() < deadline, f"{header!r} is not answered by {who}: {last[-5:]}"
             time.sleep(0.02)
 
-    def wait(self, requests, seconds=20.0):
+    def wait(self, requests, seconds=60.0):
         """Let so many more requests be asked."""
         goal, deadline = len(self.entries) + requests, time.monotonic() + seconds
         while len(self.entries) < goal:
