@@ -98,7 +98,7 @@ def running(*runs):
     return Running()
 
 
-async def until(condition, seconds=3.0):
+async def until(condition, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

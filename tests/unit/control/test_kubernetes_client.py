@@ -349,10 +349,11 @@ def test_what_an_agent_said_of_an_earlier_generation_does_not_count(control, api
     assert time.monotonic() - begun >= 0.9, "it waited for more"
 
 
-def test_where_nobody_speaks_it_does_not_wait_long(control):
+def test_where_nobody_speaks_it_does_not_wait_long(control, monkeypatch):
+    monkeypatch.setattr(create_module, "READY_SECONDS", 15.0)
     begun = time.monotonic()
     status = control.create_intercept(intercept())
-    assert 0.2 <= time.monotonic() - begun < 0.9
+    assert 0.2 <= time.monotonic() - begun < 10
     assert status.problems == ("no agent has said anything yet",)
 
 
@@ -497,7 +498,7 @@ def test_what_waits_for_a_session_is_found_and_taken_once(control, api):
     api.put(INTERCEPTS, by_kubectl("which-port"))
     api.put(INTERCEPTS, by_kubectl("orders-alice", "alice", port=80))
     control.follow_unclaimed("shop", lambda: None)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 20
     api.put(INTERCEPTS, by_kubectl("six", handler="::1", port=80))
     api.put(INTERCEPTS, by_kubectl("odd", handler="http://localhost", port=80))
     while len(found := control.unclaimed("bob-1")) < 4:
@@ -561,8 +562,8 @@ def test_nodes_are_those_that_speak_of_the_sessions_own_intercepts(control, api)
     control.follow("shop", "bob-1", told.set)
     assert control.nodes("bob-1") == set()
     control.create_intercept(intercept())
-    assert told.wait(2)
-    deadline = time.monotonic() + 2
+    assert told.wait(20)
+    deadline = time.monotonic() + 20
     while control.nodes("bob-1") != {"n1"}:
         assert time.monotonic() < deadline
         time.sleep(0.01)

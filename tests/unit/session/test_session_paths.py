@@ -85,7 +85,7 @@ def test_a_lock_leaves_no_file(tmp_path):
         begun = time.monotonic()
         with pytest.raises(Conflict, match="held"), locked(path, 0.1, "held"):
             pass
-        assert 0.1 <= time.monotonic() - begun < 2
+        assert 0.1 <= time.monotonic() - begun < 10
         assert path.exists()
     assert not path.exists()
 
