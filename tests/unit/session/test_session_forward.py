@@ -33,7 +33,11 @@ class Lane:
         self.refusals = []
         port = handler_port or self.handler.getsockname()[1]
         self.door = Forward(
-            listener, str(agent).__eq__, Handler("127.0.0.1", port), lambda: self.refusals.append(1)
+            listener,
+            str(agent).__eq__,
+            Handler("127.0.0.1", port),
+            lambda: self.refusals.append(1),
+            lambda: 10,  # a handler that is there is never too late, however busy the machine
         )
         self.open = []
 
