@@ -175,9 +175,9 @@ def test_when_descriptors_run_out_all_are_served_and_it_recovers(
             sock.settimeout(3)
             sock.sendall(GET)
             assert answer(sock) == (200, "app 0")
-    assert lab.full == [True]
-    until(lambda: lab.target["accepted"] > 200)
-    assert lab.target["accepted"] < 350, "the others went to the app"
+    until(lambda: lab.target["accepted"] > 20)
+    assert lab.target["accepted"] < 250, "one address has a share, and the others went to the app"
+    assert lab.full == []
     open_[0].settimeout(5)
 
     def ask_now_and_then():
@@ -190,12 +190,16 @@ def test_when_descriptors_run_out_all_are_served_and_it_recovers(
     for sock in open_:
         sock.close()
     until(lambda: lab.target["open"] == 0)
-    until(lambda: lab.full == [True, False])
     before = lab.target["accepted"]
-    with net.connect(PORT) as sock:
-        sock.sendall(GET)
-        assert answer(sock) == (200, "app 0")
-    until(lambda: lab.target["accepted"] == before + 1)
+
+    def comes_by_again():
+        with net.connect(PORT) as sock:
+            sock.sendall(GET)
+            assert answer(sock) == (200, "app 0")
+        time.sleep(1.1)
+        return lab.target["accepted"] > before
+
+    until(comes_by_again, 15)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tpnet.proxy import shares as module
@@ -55,6 +55,7 @@ def test_one_target_of_many_sources_takes_a_third_and_another_still_finds_room()
     assert all(world.come("other", 2) for _ in range(1000))
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 20))
 def test_whatever_hogs_there_are_somebody_new_finds_room(hogs, targets):
     world = World()
