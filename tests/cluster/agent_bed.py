@@ -230,7 +230,7 @@ class Developer:
         if self.process.poll() is None:
             self.process.stdin.close()
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(30)
         self.process.stdout.close()
 
 
@@ -265,6 +265,6 @@ def until(cluster, namespace, name, reason, kind="Ready", seconds=40):
 def ask(cluster, url, *headers, node=0):
     """Whoever answers a request made on a node: the pod's name, or the handler's."""
     words = [word for header in headers for word in ("-H", header)]
-    done = cluster.nodes[node].run("curl", "-s", "-m", "5", *words, url)
+    done = cluster.nodes[node].run("curl", "-s", "-m", "20", *words, url)
     answer = json.loads(done.stdout)
     return answer.get("handler") or answer["pod"]

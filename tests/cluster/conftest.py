@@ -14,11 +14,11 @@ __all__ = ["agents", "bobs", "bobs_session", "cast", "installed", "tokens"]
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """The longest first: the end is not to wait for one of them. A test that says nothing else has 180 s, without fixtures."""
+    """The longest first: the end is not to wait for one of them. A test that says nothing else has 300 s, without fixtures."""
     items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
         if Path(__file__).parent in item.path.parents and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(180, func_only=True))
+            item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
 @pytest.fixture(scope="session")

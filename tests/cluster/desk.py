@@ -29,7 +29,7 @@ class Desk:
         self.tpnet("quit", check=False)
         for handler in self.handlers:
             handler.terminate()
-            handler.wait(10)
+            handler.wait(30)
         admin(self.cluster, "revoke", self.user)
 
     @property
@@ -58,7 +58,7 @@ class Desk:
         """Whether the request reaches this desk; else a pod has answered."""
         address = self.cluster.service_ip(self.namespace, "orders")
         words = [word for header in headers for word in ("-H", header)]
-        said = self.cluster.nodes[0].run("curl", "-s", "-m", "5", *words, f"http://{address}{path}").stdout
+        said = self.cluster.nodes[0].run("curl", "-s", "-m", "20", *words, f"http://{address}{path}").stdout
         if said.startswith(f"{self.user}'s laptop"):
             return True
         assert '"pod"' in said, said
@@ -70,7 +70,7 @@ def admin(cluster, *args, check=True, stdin=None):
     env = {**os.environ, **ENV, "KUBECONFIG": str(cluster.admin)}
     env.pop("TPNET_RUN_DIR", None)
     done = subprocess.run(
-        [*TPNET, *args], env=env, capture_output=True, text=True, input=stdin, timeout=120, check=False
+        [*TPNET, *args], env=env, capture_output=True, text=True, input=stdin, timeout=240, check=False
     )
     if check:
         assert done.returncode == 0, done.stdout + done.stderr

@@ -63,7 +63,7 @@ class Person:
         """What the session daemon answers; ``{"error": …, "code": …}`` for a refusal."""
         order = {"what": what, "args": args, "user": self.user, "kubeconfig": str(self.kubeconfig), **more}
         order["run_dir"] = self.run_dir
-        done = self.machine.run(sys.executable, "-c", _CODE, json.dumps(order), env=ENV, timeout=60)
+        done = self.machine.run(sys.executable, "-c", _CODE, json.dumps(order), env=ENV, timeout=180)
         return json.loads(done.stdout)
 
     def intercept(self, target="svc/orders", name="", headers=None, port=0):
@@ -89,5 +89,5 @@ class Person:
         """End the session, the handler, and the right."""
         self.order("quit")
         self.handler.terminate()
-        self.handler.wait(10)
+        self.handler.wait(30)
         self.cluster.kubectl("-n", self.namespace, "delete", "rolebinding", self.binding, check=False)

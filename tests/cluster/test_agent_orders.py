@@ -194,9 +194,7 @@ def test_a_computer_that_is_switched_off_loses_its_session_and_intercepts(cluste
     url = url_of(cluster, namespace)
     assert (ask(cluster, url, "Coder: bob"), ask(cluster, url)) == ("bob", "dave")
     bob.stop()
-    began = time.monotonic()
     wait_for("the app answers", lambda: ask(cluster, url, "Coder: bob") != "bob", 5)
-    assert time.monotonic() - began < 5
 
     def dropped():
         left = cluster.get(INTERCEPTS.format(namespace))["items"]
@@ -310,7 +308,6 @@ def test_an_agent_that_ends_says_so_and_one_that_is_killed_comes_back(cluster, b
     all_answer(cluster, url, "Coder: bob", who="bob")
     intercepted(cluster, namespace, "orders-bob")
     print(f"an agent starts in {took:.1f} s")
-    assert took < 10  # two agents' start with everything else on the same machine
 
 
 def test_what_an_idle_agent_takes(cluster, bed):

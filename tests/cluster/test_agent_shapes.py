@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 
 import pytest
 from agent_bed import ask, condition, state, until, wait_for
@@ -176,7 +175,7 @@ def test_nothing_that_a_pod_s_creator_writes_leads_to_another_pod(cluster, bed, 
 
 
 def test_a_new_replica_is_redirected_before_it_is_ready(cluster, bed, namespace, developer):
-    late = {"httpGet": {"path": "/ready", "port": 8080}, "initialDelaySeconds": 8, "periodSeconds": 1}
+    late = {"httpGet": {"path": "/ready", "port": 8080}, "initialDelaySeconds": 20, "periodSeconds": 1}
     make(
         cluster,
         namespace,
@@ -198,11 +197,9 @@ def test_a_new_replica_is_redirected_before_it_is_ready(cluster, bed, namespace,
     address = wait_for("its address", lambda: new()["status"].get("podIP"))
     node = next(one for one in cluster.nodes if one.name == new()["spec"]["nodeName"])
     node.run(
-        "timeout", "8", "sh", "-c", f"until curl -s -o /dev/null http://{address}:8080/; do sleep 0.05; done"
+        "timeout", "20", "sh", "-c", f"until curl -s -o /dev/null http://{address}:8080/; do sleep 0.05; done"
     )
-    listens = time.monotonic()
     wait_for("it goes to bob", lambda: ask(cluster, f"http://{address}:8080/", "Coder: bob") == "bob", 5)
-    assert time.monotonic() - listens < 5
     ready = {one["type"]: one["status"] for one in new()["status"]["conditions"]}["Ready"]
     assert ready == "False", json.dumps(new()["status"])
     # One that is not Ready counts for nothing in what the intercept waits for.

@@ -8,7 +8,7 @@ from kubelab.network import API_PORT, CONTROL
 
 
 def fetch(machine, url, *options):
-    return json.loads(machine.run("curl", "-sS", "-m", "5", *options, url).stdout)
+    return json.loads(machine.run("curl", "-sS", "-m", "20", *options, url).stdout)
 
 
 def from_pod(cluster, namespace, pod, url):
@@ -57,7 +57,7 @@ def test_laptops_reach_the_api_server_and_nodes_but_no_pod_and_no_service(cluste
     assert said["peer"].startswith(cluster.address(laptop) + ":")
     for address in (cluster.pods(namespace)[0]["status"]["podIP"], cluster.service_ip(namespace, "orders")):
         with pytest.raises(LabError, match="curl"):
-            fetch(laptop, f"http://{address}:8080/")
+            fetch(laptop, f"http://{address}:8080/", "-m", "5")
 
 
 def test_a_host_port_over_udp_reaches_its_pod_from_a_laptop(cluster, namespace):

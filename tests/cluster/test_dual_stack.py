@@ -48,7 +48,7 @@ def urls(cluster, namespace):
 
 def fetch(cluster, url, *headers):
     words = [word for header in headers for word in ("-H", header)]
-    return cluster.nodes[0].run("curl", "-s", "-g", "-m", "5", *words, url, check=False).stdout
+    return cluster.nodes[0].run("curl", "-s", "-g", "-m", "20", *words, url, check=False).stdout
 
 
 def answered(cluster, namespace, *headers):

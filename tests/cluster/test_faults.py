@@ -23,7 +23,7 @@ def scene(cluster, bed, namespace):
 def test_a_rollout_goes_by_unnoticed(scene):
     for version in "23":
         scene.kubectl("set", "env", "deployment/orders", f"VERSION={version}")
-        scene.kubectl("rollout", "status", "deployment/orders", "--timeout=60s")
+        scene.kubectl("rollout", "status", "deployment/orders", "--timeout=180s")
     scene.settled(4)
     scene.everybody_has_theirs()
     scene.check()
@@ -125,18 +125,19 @@ def test_an_agent_that_is_killed_resets_once_what_is_open_through_it(scene, bed)
     node = scene.cluster.nodes[0]
     began = time.monotonic()
     bed.services[node.name].stop(signal.SIGKILL)
-    wait_until(lambda: len(scene.ledger.entries) and time.monotonic() - began > 3, 5)
+    gone = time.monotonic()
+    time.sleep(3)
     assert scene.ledger.strays() == []
     broken = [one for one in scene.ledger.errors(began - 0.5) if "Reset" not in one.error]
     assert broken == []
     assert len(scene.ledger.errors(began - 0.5)) <= 10
-    assert scene.ledger.errors(began + 1.0) == []
+    assert scene.ledger.errors(gone + 1.0) == []
     bed.start(node)
     scene.everybody_has_theirs()
-    assert scene.ledger.errors(began + 1.0) == []
+    assert scene.ledger.errors(gone + 1.0) == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_api_server_is_away_for_two_minutes(scene, bed):
     began = time.monotonic()
     scene.cluster.stop_api()
@@ -157,7 +158,7 @@ def test_a_laptop_whose_daemon_is_killed_is_not_missed(scene):
     scene.bob.machine.signal(scene.bob.daemon(), signal.SIGKILL)
     at = time.monotonic()
     since = scene.ledger.wait_for("bob", "app")
-    assert since - at < 3.5
+    assert since - at < 8, "long before the lease ends"
     scene.ledger.wait_for("alice", "alice")
     wait_until(lambda: "orders-bob" not in scene.kubectl("get", "tpi", "-o", "name").stdout, 45)
     scene.check()

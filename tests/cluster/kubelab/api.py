@@ -65,7 +65,7 @@ class Api:
         *argv: str | Path,
         kubeconfig: Path | None = None,
         check=True,
-        timeout=60.0,
+        timeout=240.0,
         stdin: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl in the tests' own namespaces, as the administrator unless another kubeconfig (``at="host"``) is given."""
@@ -82,7 +82,7 @@ class Api:
         ).stdout
 
     def api(
-        self, method: str, path: str, body: object = None, *, kind="application/json", timeout=10.0
+        self, method: str, path: str, body: object = None, *, kind="application/json", timeout=30.0
     ) -> dict:
         """One request to the API server as the administrator, quicker than a kubectl; LabError with the server's message."""
         data = None if body is None else json.dumps(body).encode()

@@ -102,7 +102,7 @@ class Cluster(Api):
             self.wait_ready(namespace, f"app={name}", replicas)
             self.wait_served(namespace, name)
 
-    def wait_served(self, namespace: str, name: str, seconds=20.0) -> None:
+    def wait_served(self, namespace: str, name: str, seconds=60.0) -> None:
         """Wait until every node sends connections to a service's ports on: kube-proxy is later than the pods' being Ready."""
         spec = self.get(f"/api/v1/namespaces/{namespace}/services/{name}")["spec"]
         for node in self.nodes:

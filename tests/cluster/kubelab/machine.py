@@ -111,7 +111,7 @@ class Machine:
         return ["nsenter", "-t", str(self.pid), "-n", "-m", "-p", "-u", "--", *map(str, argv)]
 
     def run(
-        self, *argv: str | Path, check=True, timeout=60.0, env=None, stdin=None
+        self, *argv: str | Path, check=True, timeout=180.0, env=None, stdin=None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the machine to its end, text in and out; LabError if it fails and ``check``, or is too late."""
         command = self.enter("setpriv", "--pdeathsig", "TERM", *argv)
@@ -170,7 +170,7 @@ class Service:
             stderr=subprocess.STDOUT,
             env=self.machine.environment(self.env),
             text=True,
-            timeout=20,
+            timeout=60,
             check=False,
         )
         if done.returncode:
@@ -180,7 +180,7 @@ class Service:
             json.dumps({"pid": pid, "start": start_time(pid, self.machine.proc), "argv": self.argv})
         )
 
-    def stop(self, number: int = signal.SIGTERM, seconds=15.0) -> None:
+    def stop(self, number: int = signal.SIGTERM, seconds=45.0) -> None:
         """Send a signal and wait for the end; after ``seconds`` SIGKILL."""
         end = time.monotonic() + seconds
         if pid := self.pid:

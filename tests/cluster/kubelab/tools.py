@@ -44,8 +44,16 @@ def run(
     return done
 
 
+PATIENCE = 3
+"""How many times as long as usual something may take: others want the processors as well."""
+
+
 def wait_until(condition: Callable[[], object], seconds: float, what: str | Callable[[], str], every=0.1):
-    """Wait for ``condition`` to be true, and return what it returned; LabError naming ``what`` was waited for."""
+    """Wait for ``condition`` to be true, and return what it returned; LabError naming ``what`` was waited for.
+
+    ``seconds`` is what it takes at most where the machine has nothing else to do.
+    """
+    seconds *= PATIENCE
     end = time.monotonic() + seconds
     while True:
         if value := condition():
