@@ -20,10 +20,16 @@ DUAL :=
 AGENT :=
 USERS :=
 ID :=
-# For soak: how long, how many requests a second, and the seed of an order that is to come again.
+# For soak: how long, how many requests a second, and the seed of an order that is to come again. Of the faults (names of
+# functions in tests/netns/faults.py, with commas between), all unless named; TIMES=20 ends it after so many, which are
+# spread over REQUESTS. For soak-cluster: RESTARTS within REQUESTS.
 SECONDS := 600
 RATE := 300
 SEED :=
+FAULTS :=
+TIMES :=
+REQUESTS := 30000
+RESTARTS := 20
 
 # Installs the Debian packages in $(1) that are missing. policy-rc.d keeps them from starting services of their own.
 define install_packages
@@ -52,7 +58,7 @@ define three_at_once
 	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none $(1); }
 endef
 
-.PHONY: help demo test lint type unit netns soak cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
+.PHONY: help demo test lint type unit netns soak soak-cluster cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -99,8 +105,13 @@ unit: .venv/.dev ## tests that need neither root nor a network
 netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
 	@$(call three_at_once,tests/netns tests/soak)
 
-soak: test-packages .venv/.dev ## faults of every kind under load, for as long as one asks; SECONDS=600 RATE=300 SEED=1; root
-	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) --rate $(RATE) $(if $(SEED),--seed $(SEED))
+soak: test-packages .venv/.dev ## faults under load, for as long as one asks; SECONDS=600 RATE=300 FAULTS=restart TIMES=20; root
+	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) --rate $(RATE) $(if $(SEED),--seed $(SEED)) \
+	    $(if $(FAULTS),--faults $(FAULTS)) $(if $(TIMES),--times $(TIMES) --requests $(REQUESTS))
+
+soak-cluster: cluster-packages .venv/.dev ## restarts of the agents' pods under load; RESTARTS=20 RATE=500 REQUESTS=30000; root
+	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
+	@$(BIN)/python tests/cluster/restarts.py --restarts $(RESTARTS) --requests $(REQUESTS) --rate $(RATE)
 
 cluster-packages:
 	@$(call install_packages,$(CLUSTER_PACKAGES))

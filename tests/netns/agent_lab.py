@@ -42,6 +42,7 @@ class Agent:
         self.run_dir = Path(tempfile.mkdtemp(prefix=f"tpn-{tag}-"))
         self.log = self.run_dir / "agent.log"
         self.process = None
+        self.starts = []  # seconds until each process of it answered
         self.control = LocalControl(self.run_dir)
         ip("netns", "add", self.node)
         ip("-n", self.node, "link", "set", "lo", "up")
@@ -64,8 +65,10 @@ class Agent:
             )
 
     def start(self, patch="", **more):
+        began = time.monotonic()
         self.process = self.launch(patch, **more)
         wait_until(self.answers, 30, lambda: f"the agent does not answer\n{self.words()}")
+        self.starts.append(time.monotonic() - began)
         return self
 
     def answers(self):

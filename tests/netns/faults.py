@@ -39,6 +39,15 @@ def restart(stage, load):
         old.wait()
 
 
+def overlapping_restart(stage, load):
+    """The same, and the next step may come while the old agent waits for what is under way; see ``Watch.ended``."""
+    old = stage.agent.process
+    old.terminate()
+    stage.ending.append(old)
+    stage.agent.start()
+    settled(stage, load)
+
+
 def leave_and_return(stage, load):
     stage.bob.remove()
     load.wait_for(stage.bob.name, "app", since=time.monotonic())
@@ -115,7 +124,15 @@ def handler_restarts(stage, load):
     stage.serve()
 
 
-HARMLESS = (restart, leave_and_return, supervisor_stops, idle_clients, clients_vanish, other_rules)
+HARMLESS = (
+    restart,
+    overlapping_restart,
+    leave_and_return,
+    supervisor_stops,
+    idle_clients,
+    clients_vanish,
+    other_rules,
+)
 CUTTING = (worker_dies, worker_hangs, agent_dies, tunnel_dies, handler_restarts)
 
 
@@ -133,17 +150,26 @@ class Watch:
         if step in CUTTING:
             self._cuts.append((began, time.monotonic() + CUT_SECONDS))
 
+    def ended(self, seconds=60):
+        """Wait until the agents that were told to end have, in an orderly way; to be called once the load has stopped."""
+        for old in self._stage.ending:
+            assert old.wait(seconds) == 0, self._stage.agent.words()
+
     def harmed(self):
         """The entries that failed and that no step explains."""
-        return [
-            entry
-            for entry in self._load.entries
-            if entry.outcome is not Outcome.OK
-            and not (
-                entry.outcome is Outcome.REFUSED and entry.kept
-            )  # seen to have ended: a client connects anew
-            and not any(entry.at < until and entry.at + entry.seconds > since for since, until in self._cuts)
-        ]
+        return harmed(self._load.entries, self._cuts)
+
+
+def harmed(entries, cuts=()):
+    """The entries that failed, outside of these spans of time."""
+    return [
+        entry
+        for entry in entries
+        if entry.outcome is not Outcome.OK
+        # A kept connection that was seen to have ended: a client connects anew.
+        and not (entry.outcome is Outcome.REFUSED and entry.kept)
+        and not any(entry.at < until and entry.at + entry.seconds > since for since, until in cuts)
+    ]
 
 
 def away(load, header):

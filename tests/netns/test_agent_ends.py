@@ -105,6 +105,7 @@ def test_responses_under_way_end_in_their_own_time_while_the_next_agent_serves(s
     app, bob = Slow("app"), Slow("bob")
     stage.plays(app, bob)
     old = stage.agent.process
+    stage.ending.append(old)
     with contextlib.ExitStack() as stack:
         by_app, by_bob = (
             stack.enter_context(begin(stage, data))
@@ -146,6 +147,7 @@ def test_an_upload_under_way_goes_on_while_the_next_agent_serves(stage):
     stage.plays(None, serve)
     body = os.urandom(size)
     old = stage.agent.process
+    stage.ending.append(old)
     with stage.connect(timeout=20) as sock:
         sock.sendall(stage.matched(b"POST", body=body)[: -size // 2])
         time.sleep(0.5)
