@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 
 import pytest
 from agent_bed import ask, condition, state, until, wait_for

@@ -40,6 +40,7 @@ from tpnet.kernel import files
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.lock import take_name
 from tpnet.kernel.signs import SUPERVISOR
+from tpnet.kernel.uids import WORKER_UIDS, parse_range
 from tpnet.model import AgentStatus, Refused, TpnetError
 from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets, NotTaken
 from tpnet.tunnel import AGENT_UDP_PORT
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-WORKER_UID = 74747
-"""User and group of the worker: nobody else's, between those of distributions and the subordinate ids."""
 LOCK_NAME = "tpnet-agent"
 """The abstract Unix socket in the node's namespace that says: an agent runs here.
 
@@ -80,7 +79,7 @@ class Agent:
         orders: Orders,
         *,
         udp_port: int,
-        worker_uid: int,
+        worker_uids: range,
         end_seconds: float,
         bytes_untouched: bool,
     ) -> None:
@@ -89,7 +88,7 @@ class Agent:
         self._end_seconds = end_seconds
         self._bytes_untouched = bytes_untouched
         self._udp_port = udp_port
-        self._worker_uid = worker_uid
+        self._worker_uids = worker_uids
         self._undo = contextlib.AsyncExitStack()
         self._stopping = asyncio.Event()
         self.started = False
@@ -117,7 +116,7 @@ class Agent:
         orders = self._orders
         undo.push_async_callback(orders.end)
         self._workers = workers = Workers(
-            self._worker_uid, signs, self._worker_ready, self._worker_lost, self._worker_says
+            self._worker_uids, signs, self._worker_ready, self._worker_lost, self._worker_says
         )
         self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
         self._ledger = Ledger()
@@ -276,7 +275,7 @@ def run_agent(
     *,
     orders: Orders | None = None,
     udp_port: int = AGENT_UDP_PORT,
-    worker_uid: int = WORKER_UID,
+    worker_uids: range = WORKER_UIDS,
     end_seconds: float = END_SECONDS,
     bytes_untouched: bool = False,
     on_ready: Callable[[AgentStatus], None] | None = None,
@@ -284,10 +283,10 @@ def run_agent(
     """Run an agent until SIGTERM or SIGINT; a second signal ends it at once. In the main thread.
 
     ``run_dir``: default ``default_run_dir()``. ``orders``: where intercepts come from; default: the control socket.
-    ``udp_port``: WireGuard's, 0 for any free one. ``end_seconds``: what open connections have in the end.
-    ``bytes_untouched``: not even then is a response marked as its connection's last. ``on_ready`` is called once orders
-    are taken. Raises ``TpnetError`` when it cannot start: ``Refused`` without root or BPF,
-    ``Conflict`` beside another agent.
+    ``udp_port``: WireGuard's, 0 for any free one. ``worker_uids``: users that workers may become.
+    ``end_seconds``: what open connections have in the end. ``bytes_untouched``: not even then is a response marked as
+    its connection's last. ``on_ready`` is called once orders are taken. Raises ``TpnetError`` when it cannot start:
+    ``Refused`` without root or BPF, ``Conflict`` beside another agent.
     """
     if os.geteuid() != 0:
         raise Refused("The agent must run as root: it enters network namespaces.", "Use sudo.")
@@ -295,7 +294,7 @@ def run_agent(
         run_dir or default_run_dir(),
         orders or LocalOrders(),
         udp_port=udp_port,
-        worker_uid=worker_uid,
+        worker_uids=worker_uids,
         end_seconds=end_seconds,
         bytes_untouched=bytes_untouched,
     )
@@ -337,11 +336,11 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tpnet.agent.supervisor")
     parser.add_argument("--run-dir", type=Path)
     parser.add_argument("--udp-port", type=int, default=AGENT_UDP_PORT)
-    parser.add_argument("--worker-uid", type=int, default=WORKER_UID)
+    parser.add_argument("--worker-uids", type=parse_range, default=WORKER_UIDS)
     args = parser.parse_args(argv)
     with log.to_stderr():
         try:
-            run_agent(args.run_dir, udp_port=args.udp_port, worker_uid=args.worker_uid)
+            run_agent(args.run_dir, udp_port=args.udp_port, worker_uids=args.worker_uids)
         except TpnetError as error:
             _log.error("%s %s", error.message, error.hint)
             return error.exit_code

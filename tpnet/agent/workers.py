@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from tpnet.agent.relay import Relay
+from tpnet.kernel import uids as users
 from tpnet.kernel.namespaces import child_apart as apart
 from tpnet.kernel.signs import WORKER, WORKER_SECONDS
 from tpnet.model import TpnetError
@@ -93,17 +94,18 @@ class Workers:
     ``on_ready()`` is called when it serves, ``on_lost(pause)`` as soon as it is gone (the next one starts in
     ``pause`` seconds), ``on_message(message)`` for what it says, which may raise ``LieError``: who lies is replaced.
     ``restarts`` counts workers that died. ``signs`` are the signs of life that it gives; ``watch`` looks at them.
+    ``uids``: users, of which each worker becomes one.
     """
 
     def __init__(
         self,
-        uid: int,
+        uids: range,
         signs: Signs,
         on_ready: Callable[[], None],
         on_lost: Callable[[float], None],
         on_message: Callable[[Message], None],
     ) -> None:
-        self._uid = uid
+        self._uids = uids
         self._signs = signs
         self._watched = Watched(0.0, 0.0, 0.0, 0.0)
         self._on_ready = on_ready
@@ -205,7 +207,7 @@ class Workers:
         # From the main thread: the worker is to die with the thread that started it.
         with apart():
             self._process = subprocess.Popen(
-                command(theirs.fileno(), self._uid),
+                command(theirs.fileno(), self._user()),
                 stdin=null,
                 stdout=null,
                 stderr=voice,
@@ -214,6 +216,13 @@ class Workers:
                 env={name: text for name, text in os.environ.items() if name.startswith(_HANDED_ON)},
             )
         self._pidfd = os.pidfd_open(self._process.pid)
+
+    def _user(self) -> int:
+        """The user that the next worker becomes."""
+        if (user := users.unused(self._uids)) is not None:
+            return user
+        _log.warning("every user from %s to %s is a process's of this node", self._uids[0], self._uids[-1])
+        return self._uids[0]
 
     def send(self, message: Message, fds: Sequence[int] = ()) -> None:
         """Tell the worker something, in order; without a worker that serves it is lost.

@@ -9,6 +9,7 @@ import click
 
 from tpnet_cli.lazy import Lazy, LazyGroup
 from tpnet_cli.output import say
+from tpnet_cli.uids import uid_range as read_range
 
 if TYPE_CHECKING:
     from tpnet.agent.cluster.controller import ClusterOrders
@@ -71,6 +72,14 @@ def agent() -> None:
     show_envvar=True,
     help="When the agent ends, do not tell clients to connect anew: their last response is not marked.",
 )
+@click.option(
+    "--worker-uids",
+    envvar="TPNET_WORKER_UIDS",
+    show_envvar=True,
+    callback=read_range,
+    metavar="FIRST-LAST",
+    help="The users of which each worker becomes one that no process of the node has. Default: 2000074700-2000074799.",
+)
 def run(
     local: bool,
     kubeconfig: Path | None,
@@ -80,6 +89,7 @@ def run(
     udp_port: int | None,
     end_seconds: float | None,
     bytes_untouched: bool,
+    worker_uids: range | None,
 ) -> None:
     """Run the agent in the foreground until SIGTERM or Ctrl-C. Needs root.
 
@@ -88,11 +98,13 @@ def run(
     """
     from tpnet import log
     from tpnet.agent.supervisor import END_SECONDS, run_agent
+    from tpnet.kernel.uids import WORKER_UIDS
     from tpnet.tunnel import AGENT_UDP_PORT
 
     orders = None if local else _cluster_orders(kubeconfig, node, addresses)
     if end_seconds is None:
         end_seconds = END_SECONDS if local else _CLUSTER_END_SECONDS
+    uids = WORKER_UIDS if worker_uids is None else worker_uids
     out = log.Outlet(1)
     with log.to_stderr():
         run_agent(
@@ -101,6 +113,7 @@ def run(
             udp_port=AGENT_UDP_PORT if udp_port is None else udp_port,
             end_seconds=end_seconds,
             bytes_untouched=bytes_untouched,
+            worker_uids=uids,
             on_ready=lambda info: out.write(_ready(info)),
         )
 

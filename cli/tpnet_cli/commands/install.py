@@ -11,6 +11,7 @@ import click
 
 from tpnet.model import InvalidInput
 from tpnet_cli.output import is_data, is_wide, output_option, say, write_data
+from tpnet_cli.uids import uid_range as read_range
 from tpnet_cli.where import Where, where_options
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ _FEW = 3
     is_flag=True,
     help="Agents that end tell no client to connect anew: not even its last response is marked.",
 )
+@click.option(
+    "--uid-range",
+    callback=read_range,
+    metavar="FIRST-LAST",
+    help="The users that the agents' workers run as, which no pod should have. Default: 2000074700-2000074799.",
+)
 @click.option("--wait", is_flag=True, help="Wait until an agent is ready on every node.")
 @click.option(
     "--timeout",
@@ -52,6 +59,7 @@ def install(
     image: str,
     dry_run: bool,
     bytes_untouched: bool,
+    uid_range: range | None,
     wait: bool,
     timeout: float,
     output: str | None,
@@ -68,7 +76,7 @@ def install(
         raise InvalidInput(
             "--dry-run changes nothing, so there is nothing to --wait for.", "Drop one of them."
         )
-    objects = work.manifests(image, bytes_untouched=bytes_untouched)
+    objects = work.manifests(image, bytes_untouched=bytes_untouched, worker_uids=uid_range)
     console = make_console()
     steps = Steps(console, quiet=is_data(output))
     rollout: Rollout | None = None

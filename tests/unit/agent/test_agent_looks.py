@@ -59,7 +59,9 @@ def test_a_look_that_fails_keeps_no_other_from_its_work(failing, error, monkeypa
     monkeypatch.setattr(supervisor, "BEAT_EVERY", 0.001)
 
     async def body():
-        agent = Agent(Path("/nowhere"), None, udp_port=0, worker_uid=1, end_seconds=0, bytes_untouched=False)
+        agent = Agent(
+            Path("/nowhere"), None, udp_port=0, worker_uids=range(1, 2), end_seconds=0, bytes_untouched=False
+        )
         looked = Looked(agent, failing, error)
         agent._signs = agent._workers = agent._orders = agent._targets = agent._sessions = looked
         async with asyncio.timeout(10):

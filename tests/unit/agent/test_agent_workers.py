@@ -15,6 +15,7 @@ import pytest
 from tpnet.agent import workers as module
 from tpnet.agent.workers import Workers
 from tpnet.kernel.signs import SPEC, WORKER, Signs
+from tpnet.kernel.uids import WORKER_UIDS
 from tpnet.model import TpnetError
 from tpnet.proxy.channel import AddTarget, AppRefused, Purpose, SetRules, Sockets
 from tpnet.proxy.testimony import LieError
@@ -55,7 +56,7 @@ class Watched(Workers):
         self.events, self.said = [], []
         self.signs = signs()
         super().__init__(
-            os.getuid(),
+            WORKER_UIDS,
             self.signs,
             lambda: self.events.append("ready"),
             self.events.append,

@@ -51,6 +51,9 @@ def test_another_image_changes_the_image_and_nothing_else():
     assert daemon_set["spec"]["template"]["spec"]["containers"][0]["args"] == ["agent", "run"]
     (other,) = (obj for obj in manifests(bytes_untouched=True) if obj["kind"] == "DaemonSet")
     assert other["spec"]["template"]["spec"]["containers"][0]["args"] == ["agent", "run", "--bytes-untouched"]
+    (third,) = (obj for obj in manifests(worker_uids=range(7000, 7100)) if obj["kind"] == "DaemonSet")
+    words = third["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert words == ["agent", "run", "--worker-uids=7000-7099"]
     with pytest.raises(InvalidInput):
         manifests("two words")
 

@@ -106,8 +106,10 @@ class Rollout:
         return self.ready == self.updated == self.nodes
 
 
-def manifests(image: str = "", *, bytes_untouched: bool = False) -> list[Object]:
-    """All objects, in order; ``image`` replaces the agents' image. ``bytes_untouched``: see ``tpnet agent run``.
+def manifests(
+    image: str = "", *, bytes_untouched: bool = False, worker_uids: range | None = None
+) -> list[Object]:
+    """All objects, in order; ``image`` replaces the agents' image. For the other two see ``tpnet agent run``.
 
     Raises ``InvalidInput`` for an image with blanks or control characters.
     """
@@ -129,6 +131,8 @@ def manifests(image: str = "", *, bytes_untouched: bool = False) -> list[Object]
                 container["image"] = image
             if bytes_untouched:
                 container["args"].append("--bytes-untouched")
+            if worker_uids:
+                container["args"].append(f"--worker-uids={worker_uids[0]}-{worker_uids[-1]}")
     return objects
 
 
