@@ -12,7 +12,7 @@ PACKAGES := python3 python3-venv python3-bpfcc wireguard-go iproute2 nginx-light
 # What its tests and benchmarks measure against.
 TEST_PACKAGES := $(PACKAGES) haproxy wrk procps nodejs nghttp2-proxy nftables
 # What its test cluster is made of, besides Kubernetes itself, which is built from source.
-CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins iptables conntrack mmdebstrap buildah
+CLUSTER_PACKAGES := $(TEST_PACKAGES) containerd runc containernetworking-plugins iptables conntrack
 # For cluster-up: LAPTOPS=3; DUAL=1, which is IPv6 beside IPv4; AGENT=1 for the agents' image; USERS=bob:shop for a
 # kubeconfig of bob's that looks at the namespace shop. For cluster-down: ID=abc123.
 LAPTOPS := 2
@@ -20,6 +20,9 @@ DUAL :=
 AGENT :=
 USERS :=
 ID :=
+# For image: what it is called in the archive, and amd64 or arm64.
+NAME :=
+ARCH :=
 # For soak: how long, how many requests a second, and the seed of an order that is to come again. Of the faults (names of
 # functions in tests/netns/faults.py, with commas between), all unless named; TIMES=20 ends it after so many, which are
 # spread over REQUESTS. For soak-cluster: RESTARTS within REQUESTS.
@@ -58,7 +61,7 @@ define three_at_once
 	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none $(1); }
 endef
 
-.PHONY: help demo test lint type unit netns soak soak-cluster cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
+.PHONY: help demo test lint type unit netns soak soak-cluster image cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,10 +105,10 @@ type: .venv/.dev ## mypy --strict
 unit: .venv/.dev ## tests that need neither root nor a network
 	@$(BIN)/pytest -q -n 2 tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
-netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
+netns: test-packages .venv/.dev $(BIN)/wireguard-go ## tests on this kernel, in namespaces of their own; root
 	@$(call three_at_once,tests/netns tests/soak)
 
-soak: test-packages .venv/.dev ## faults under load, for as long as one asks; SECONDS=600 RATE=300 FAULTS=restart TIMES=20; root
+soak: test-packages .venv/.dev $(BIN)/wireguard-go ## faults under load, for as long as one asks; SECONDS=600 RATE=300 FAULTS=restart TIMES=20; root
 	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) --rate $(RATE) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(FAULTS),--faults $(FAULTS)) $(if $(TIMES),--times $(TIMES) --requests $(REQUESTS))
 
@@ -113,10 +116,19 @@ soak-cluster: cluster-packages .venv/.dev ## restarts of the agents' pods under 
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
 	@$(BIN)/python tests/cluster/restarts.py --restarts $(RESTARTS) --requests $(REQUESTS) --rate $(RATE)
 
+# Of this year, from a pinned module: Debian's, of 2022, is several times slower where there is a way to go.
+# What runs tpnet from this environment takes it before any other.
+$(BIN)/wireguard-go: $(wildcard agent-image/wireguard-go/*) | .venv/.run
+	@cd agent-image && ../$(BIN)/python -m agentimage wireguard-go ../$@
+	@touch $@
+
+image: .venv/.run ## the agents' image as an OCI archive in dist/, with its bill of materials; NAME=… ARCH=arm64
+	@cd agent-image && ../$(BIN)/python -m agentimage build $(if $(NAME),--name $(NAME)) $(if $(ARCH),--arch $(ARCH))
+
 cluster-packages:
 	@$(call install_packages,$(CLUSTER_PACKAGES))
 
-cluster: cluster-packages .venv/.dev ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
+cluster: cluster-packages .venv/.dev $(BIN)/wireguard-go ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
 	@$(call three_at_once,tests/cluster)
 
@@ -127,21 +139,22 @@ cluster-up: cluster-packages .venv/.dev ## bring a cluster up that stands, and s
 cluster-down: .venv/.dev ## take down what cluster-up brought up; ID=abc123 for one alone
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab down $(ID)
 
-bench: test-packages .venv/.dev ## ratios against HAProxy and nginx; writes docs/benchmarks.md
+bench: test-packages .venv/.dev $(BIN)/wireguard-go ## ratios against HAProxy and nginx; writes docs/benchmarks.md
 	@$(BIN)/python tests/bench/run.py
 
-bench-cluster: cluster-packages .venv/.dev ## how soon an intercept works on a cluster, and memory; writes docs/benchmarks-cluster.md
+bench-cluster: cluster-packages .venv/.dev $(BIN)/wireguard-go ## how soon an intercept works on a cluster, and memory; writes docs/benchmarks-cluster.md
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
 	@$(BIN)/python tests/bench/cluster.py
 
 scale: .venv/.dev ## what a large cluster asks of agents and API server, simulated; writes docs/explanation/scale.md
 	@$(BIN)/python tests/bench/scale.py
 
-lock: .venv/.dev ## pin the Python packages anew
+lock: .venv/.dev ## pin Python's packages, and those of Debian in the image, anew
 	@for target in "requirements.lock:run" "requirements-dev.lock:dev"; do \
 	    $(BIN)/uv pip compile -q --upgrade --python $(PYTHON) --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	        pyproject.toml --group "$${target#*:}" -o "$${target%:*}"; \
 	done
+	@cd agent-image && ../$(BIN)/python -m agentimage lock
 
 docs: .venv/.run ## write the generated part of docs/reference anew
 	@$(BIN)/python -m tpnet_cli.reference docs/reference

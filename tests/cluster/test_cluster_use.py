@@ -5,6 +5,7 @@ import time
 
 import pytest
 from kubelab import LabError
+from kubelab.cluster import AGENT_IMAGE
 from kubelab.network import API_PORT, CONTROL
 
 POD = """
@@ -16,10 +17,26 @@ spec:
   terminationGracePeriodSeconds: 1
   containers:
   - name: big
-    image: "localhost/debian:12"
+    image: "%s"
     imagePullPolicy: Never
-    command: [sleep, "1000"]
+    command: [python, -c, "import time; time.sleep(1000)"]
     securityContext: {capabilities: {add: [SYS_ADMIN, NET_ADMIN, SYS_PTRACE]}}
+"""
+
+PROCESSES = """
+from pathlib import Path
+print(Path("/etc/debian_version").read_text())
+for folder in Path("/proc").glob("[0-9]*"):
+    try:
+        print((folder / "cmdline").read_text().replace("\\0", " "))
+    except OSError:
+        pass
+"""
+ENTER = """
+import ctypes
+with open("/proc/1/ns/net") as file:
+    assert ctypes.CDLL(None).setns(file.fileno(), 0) == 0
+print(open("/proc/thread-self/net/fib_trie").read())
 """
 
 
@@ -96,17 +113,15 @@ def test_exec_logs_and_port_forward_go_through_kubelet(cluster, namespace):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600, func_only=True)
-def test_an_image_from_the_labs_own_debian_runs_and_sees_its_nodes_processes_alone(cluster, namespace):
-    cluster.load_image(cluster.images.debian())
-    cluster.apply(POD % namespace)
+def test_a_pod_of_the_agents_image_sees_its_nodes_processes_alone(cluster, namespace):
+    cluster.load_agent_image()
+    cluster.apply(POD % (namespace, AGENT_IMAGE))
     cluster.wait_ready(namespace, count=1)
-    script = "cat /etc/debian_version; cat /proc/*/cmdline | tr '\\0' ' '"
-    said = cluster.kubectl("exec", "-n", namespace, "big", "--", "bash", "-c", script).stdout
+    said = cluster.kubectl("exec", "-n", namespace, "big", "--", "python", "-c", PROCESSES).stdout
     assert said.startswith("12.")
     assert said.count("kubelet --config") == 1
     # What an agent does: another pod's namespace by the process's id. Here the first process of the node, and with it the node's.
-    enter = ["nsenter", "-t", "1", "-n", "cat", "/proc/net/fib_trie"]
-    fib = cluster.kubectl("exec", "-n", namespace, "big", "--", *enter).stdout
+    fib = cluster.kubectl("exec", "-n", namespace, "big", "--", "python", "-c", ENTER).stdout
     node = next(node for node in cluster.nodes if node.name == cluster.pods(namespace)[0]["spec"]["nodeName"])
     assert cluster.address(node) in fib
 

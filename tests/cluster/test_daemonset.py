@@ -11,6 +11,8 @@ from kubelab.cluster import AGENT_IMAGE
 from kubelab.tools import wait_until
 from scene import Scene
 
+from tpnet.kernel.uids import WORKER_UIDS
+
 ESCAPES = Path(__file__).parent.parent / "shared" / "escapes.py"
 NEXT = "localhost/tpnet-agent:next"
 # KILL, SETGID, SETUID, SETPCAP, NET_ADMIN, SYS_CHROOT, SYS_PTRACE, SYS_ADMIN: include/uapi/linux/capability.h
@@ -80,14 +82,15 @@ def test_agents_hold_no_more_than_they_need(scene):
         (worker,) = [status for words, status in processes.items() if "worker" in words]
         assert int(worker["CapPrm"], 16) == int(worker["CapBnd"], 16) == 0
         assert worker["NoNewPrivs"] == "1"
-        assert worker["Uid"].split()[0] != "0"
+        assert int(worker["Uid"].split()[0]) in WORKER_UIDS
     scene.check()
 
 
 # Runs the tests' escapes in the place of a worker: started as the supervisor starts one, within the agent's container.
 IN_ITS_PLACE = """
-import subprocess, sys
+import os, subprocess, sys
 from tpnet.kernel.namespaces import child_apart
+os.environ["ESCAPE_TO"] = sys.argv.pop(1)
 with child_apart():
     done = subprocess.run([sys.executable, "-", *sys.argv[1:]], input=sys.stdin.read(), text=True, check=False)
 sys.exit(done.returncode)
@@ -114,8 +117,8 @@ def test_there_is_no_way_out_of_the_worker_s_place(scene):
     def tried(before=""):
         agent = agents(cluster)["n1"]
         said = cluster.kubectl(
-            *("-n", "tpnet", "exec", "-i", agent, "--", "env", f"ESCAPE_TO={','.join(reach)}", PYTHON, "-c"),
-            *(IN_ITS_PLACE, "74747", before),
+            *("-n", "tpnet", "exec", "-i", agent, "--", PYTHON, "-c", IN_ITS_PLACE),
+            *(",".join(reach), str(WORKER_UIDS[0]), before),
             stdin=ESCAPES.read_text(),
         )
         return json.loads(said.stdout)

@@ -162,6 +162,7 @@ def test_socket_file_of_a_killed_wireguard_go_is_swept_and_a_live_one_is_not(lab
 
 def test_wireguard_go_missing_says_how_to_get_it(lab, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(DeviceError, match="not installed") as caught:
         WireGuardGo()
     assert "apt-get install wireguard-go" in caught.value.hint

@@ -10,9 +10,11 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -37,6 +39,8 @@ _CALL_SECONDS = 2.0
 _UP_SECONDS = 5.0
 _STALE_SECONDS = 10.0
 _LOG_BYTES = 64 * 1024
+_MOST_ANSWERED = 16 << 20  # it reads the network's bytes: what it answers is not believed to end
+_ERRNO = re.compile("-?[0-9]{1,6}")
 
 
 class WireGuardGo:
@@ -54,7 +58,7 @@ class WireGuardGo:
             raise RuntimeError(
                 "wireguard-go ends with the thread that starts it: start it from the main thread"
             )
-        binary = shutil.which("wireguard-go")
+        binary = find_program()
         if binary is None:
             raise DeviceError(
                 "There is no WireGuard: the kernel lacks it, and wireguard-go is not installed.",
@@ -148,7 +152,10 @@ class WireGuardGo:
 
     def peers(self) -> dict[str, PeerStats]:
         """See ``WireGuardDevice``."""
-        return parse_peers(self._get())
+        try:
+            return parse_peers(self._get())
+        except ValueError as error:
+            raise DeviceError(f"wireguard-go answers what cannot be understood: {error}.") from error
 
     def alive(self) -> bool:
         """See ``WireGuardDevice``."""
@@ -184,7 +191,8 @@ class WireGuardGo:
             time.sleep(0.005)
 
     def _listen_port(self) -> int:
-        return next((int(value) for key, value in self._get() if key == "listen_port"), 0)
+        found = next((value for key, value in self._get() if key == "listen_port"), "0")
+        return int(found) if found.isdecimal() else 0
 
     def _set(self, lines: list[str]) -> None:
         try:
@@ -210,7 +218,7 @@ class WireGuardGo:
             try:
                 connection.connect(str(self._socket))
                 connection.sendall("\n".join([*lines, "", ""]).encode())
-                while not answer.endswith(b"\n\n"):
+                while not answer.endswith(b"\n\n") and len(answer) < _MOST_ANSWERED:
                     chunk = connection.recv(65536)
                     if not chunk:
                         break
@@ -219,15 +227,7 @@ class WireGuardGo:
                 if self._child.poll() is None:
                     raise
                 raise DeviceError(f"wireguard-go has died.{self._last_words()}") from error
-        pairs = [
-            (key, value)
-            for key, _, value in (line.partition("=") for line in answer.decode().split("\n"))
-            if key
-        ]
-        code = abs(int(dict(pairs).get("errno", errno.EPROTO)))
-        if code:
-            raise OSError(code, os.strerror(code))
-        return pairs
+        return read_answer(answer)
 
     def _last_words(self) -> str:
         """What the daemon wrote last, as a sentence to be put behind another."""
@@ -235,8 +235,25 @@ class WireGuardGo:
         return f" It said: {text.splitlines()[-1]}" if text else ""
 
 
+def find_program() -> str | None:
+    """The ``wireguard-go`` of this Python's environment, which is of a pinned version, or else the machine's."""
+    own = str(Path(sys.executable).parent)
+    return shutil.which("wireguard-go", path=own) or shutil.which("wireguard-go")
+
+
+def read_answer(answer: bytes) -> list[tuple[str, str]]:
+    """Keys and values of an answer. Raises ``OSError`` with the errno in it, or EPROTO for what is no answer."""
+    lines = (line.partition("=") for line in answer.decode(errors="replace").split("\n"))
+    pairs = [(key, value) for key, _, value in lines if key]
+    said = dict(pairs).get("errno", "")
+    code = int(said.removeprefix("-")) if _ERRNO.fullmatch(said) else errno.EPROTO
+    if code:
+        raise OSError(code, os.strerror(code))
+    return pairs
+
+
 def parse_peers(pairs: Iterable[tuple[str, str]]) -> dict[str, PeerStats]:
-    """The peers in an answer to ``get=1``: the lines after each ``public_key`` are that peer's."""
+    """The peers in an answer to ``get=1``: the lines after each ``public_key`` are that peer's. Raises ``ValueError``."""
     found: dict[str, PeerStats] = {}
     peer: dict[str, str] = {}
 

@@ -40,7 +40,7 @@ def make(_args) -> None:
     """The programs, and the images that any cluster needs."""
     images = Images(build.programs())
     images.small()
-    images.debian()
+    images.agent()
 
 
 def bring_up(args) -> None:

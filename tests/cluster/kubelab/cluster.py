@@ -18,7 +18,7 @@ from kubelab.api import Api, is_ready
 from kubelab.images import Images
 from kubelab.machine import Machine, Service
 from kubelab.shop import shop
-from kubelab.tools import REPOSITORY, RUNS, LabError, wait_until
+from kubelab.tools import RUNS, LabError, wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 NODES = 2
 AGENT_IMAGE = "localhost/tpnet-agent:0.1.0"
-AGENT_INPUTS = ("requirements.lock", "pyproject.toml", "README.md", "LICENSE", "bpf", "tpnet", "cli")
 
 
 class Cluster(Api):
@@ -135,10 +134,8 @@ class Cluster(Api):
             list(pool.map(lambda node: [import_image(node, archive) for archive in archives], self.nodes))
 
     def load_agent_image(self) -> None:
-        """Build this checkout's agents' image on the lab's own Debian, once for the same files, and put it on all nodes."""
-        inputs = [REPOSITORY / name for name in AGENT_INPUTS]
-        containerfile = REPOSITORY / "agent-image" / "Containerfile"
-        self.load_image(self.images.build(REPOSITORY, containerfile, AGENT_IMAGE, inputs))
+        """Build this checkout's agents' image, once for the same files, and put it on all nodes."""
+        self.load_image(self.images.agent())
 
     def service(self, machine: Machine, name: str) -> Service:
         """One of the cluster's own processes: ``etcd``, ``apiserver`` … on control, ``containerd``, ``kubelet``, ``proxy`` on a node."""
