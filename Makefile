@@ -23,7 +23,7 @@ ID :=
 # For image: what it is called in the archive, and amd64 or arm64.
 NAME :=
 ARCH :=
-# For soak: how long, how many requests a second, and the seed of an order that is to come again. Of the faults (names of
+# For soak and fuzz: how long; for soak, how many requests a second, and the seed of an order that is to come again. Of the faults (names of
 # functions in tests/netns/faults.py, with commas between), all unless named; TIMES=20 ends it after so many, which are
 # spread over REQUESTS. For soak-cluster: RESTARTS within REQUESTS.
 SECONDS := 600
@@ -33,6 +33,8 @@ FAULTS :=
 TIMES :=
 REQUESTS := 30000
 RESTARTS := 20
+# For fuzz: the targets, as tests/fuzz names them.
+ONLY :=
 
 # Installs the Debian packages in $(1) that are missing. policy-rc.d keeps them from starting services of their own.
 define install_packages
@@ -61,7 +63,7 @@ define three_at_once
 	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none $(1); }
 endef
 
-.PHONY: help demo test lint type unit netns soak soak-cluster image cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
+.PHONY: help demo test lint type unit netns soak soak-cluster fuzz fuzz-tests image cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,10 +90,18 @@ $(BIN)/python: | packages
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
+# What guides the fuzz by coverage, where there is one; elsewhere it goes without.
+.venv/.fuzz: requirements-fuzz.lock .venv/.dev
+	@if [[ $$(uname -m) == x86_64 ]]; then \
+	    echo "installing Python packages: requirements-fuzz.lock"; \
+	    $(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-fuzz.lock; \
+	fi
+	@touch $@
+
 demo: packages .venv/.run ## the main job end to end on this machine, without a cluster
 	@$(BIN)/tpnet lab demo
 
-test: lint type unit netns cluster ## everything that CI runs
+test: lint type unit fuzz-tests netns cluster ## everything that CI runs
 
 lint: .venv/.dev ## ruff, the layers, clang-format
 	@$(BIN)/ruff check -q .
@@ -104,6 +114,12 @@ type: .venv/.dev ## mypy --strict
 
 unit: .venv/.dev ## tests that need neither root nor a network
 	@$(BIN)/pytest -q -n 2 tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
+
+fuzz-tests: .venv/.fuzz ## what fuzzing has found, again, and a minute of it
+	@$(BIN)/pytest -q tests/fuzz
+
+fuzz: .venv/.fuzz ## every place where bytes of others come in, for as long as one asks; SECONDS=3600 ONLY="head rules"
+	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
 
 netns: test-packages .venv/.dev $(BIN)/wireguard-go ## tests on this kernel, in namespaces of their own; root
 	@$(call three_at_once,tests/netns tests/soak)
@@ -154,6 +170,8 @@ lock: .venv/.dev ## pin Python's packages, and those of Debian in the image, ane
 	    $(BIN)/uv pip compile -q --upgrade --python $(PYTHON) --generate-hashes --no-emit-index-url --no-annotate --no-header \
 	        pyproject.toml --group "$${target#*:}" -o "$${target%:*}"; \
 	done
+	@$(BIN)/uv pip compile -q --upgrade --python $(PYTHON) --generate-hashes --no-emit-index-url --no-annotate --no-header \
+	    --group fuzz -o requirements-fuzz.lock
 	@cd agent-image && ../$(BIN)/python -m agentimage lock
 
 docs: .venv/.run ## write the generated part of docs/reference anew

@@ -281,7 +281,7 @@ def _current_context(files: str) -> str | None:
     for one in files.split(os.pathsep):
         try:
             content = yaml.safe_load(Path(one).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (OSError, ValueError, RecursionError, yaml.YAMLError):
             continue
         if isinstance(content, dict) and content.get("current-context"):
             return str(content["current-context"])

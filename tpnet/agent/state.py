@@ -76,7 +76,7 @@ class StateFile:
                     found[inode] = {"label": str(record["label"]), "changes": dict(record["changes"])}
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             _log.warning("%s does not tell what an earlier agent left (%s)", self._path, type(error).__name__)
             found = {}
         return found

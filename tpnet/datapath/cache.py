@@ -53,9 +53,11 @@ def look_up(folder: Path, key: str) -> dict[str, Any] | None:
         if told.decode() != _checksum(key, content):
             raise ValueError("its checksum does not hold")
         kept: dict[str, Any] = json.loads(content)
+        if not isinstance(kept, dict):
+            raise ValueError("it is something else")  # noqa: TRY004
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         _log.warning("what was compiled earlier is not used (%s): %s", folder / key, error)
         return None
     return kept

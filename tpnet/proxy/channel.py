@@ -312,7 +312,7 @@ def receive(end: socket.socket) -> tuple[Message, list[int]] | None:
             os.close(fds.pop(0))
         name, fields = json.loads(payload)
         message = _KINDS[name](**fields)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         _close(fds)
         raise ValueError(f"a message between supervisor and worker does not decode: {error}") from error
     if flags & socket.MSG_CTRUNC and not isinstance(message, Sockets):

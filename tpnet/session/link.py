@@ -12,6 +12,7 @@ import logging
 import socket
 import time
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from tpnet.model import NotThere, TpnetError
@@ -234,6 +235,11 @@ class Link:
 def parse_endpoint(text: str) -> Endpoint:
     """``ADDRESS:PORT`` or ``[IPV6]:PORT`` as the agent gives it. Raises ``TpnetError``."""
     host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal():
-        raise TpnetError(f"The agent names an endpoint that is none: {text!r}.")
-    return host.strip("[]"), int(port)
+    try:
+        # As WireGuard takes it, which is told line by line: nothing but an address may get there.
+        address, number = ip_address(host.removeprefix("[").removesuffix("]")), int(port)
+    except ValueError:
+        number = 0
+    if not 0 < number < 65536:
+        raise TpnetError(f"The agent names an endpoint that is none: {text[:80]!r}.")
+    return str(address), number

@@ -103,13 +103,27 @@ def scene(monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "endpoint"),
-    [("10.0.0.1:1", ("10.0.0.1", 1)), ("[fd00::2]:21820", SECOND), ("node.example:5", ("node.example", 5))],
+    [("10.0.0.1:1", ("10.0.0.1", 1)), ("[fd00::2]:21820", SECOND)],
 )
 def test_endpoints(text, endpoint):
     assert parse_endpoint(text) == endpoint
 
 
-@pytest.mark.parametrize("text", ["", "10.0.0.1", ":80", "10.0.0.1:", "10.0.0.1:x", "10.0.0.1:-1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "10.0.0.1",
+        ":80",
+        "10.0.0.1:",
+        "10.0.0.1:x",
+        "10.0.0.1:-1",
+        "10.0.0.1:0",
+        "10.0.0.1:65536",
+        "node:5",
+        "::1\nallowed_ip=::/0:5",
+    ],
+)
 def test_other_endpoints_are_refused(text):
     with pytest.raises(TpnetError, match="an endpoint that is none"):
         parse_endpoint(text)

@@ -308,7 +308,7 @@ def seconds_of(text: object) -> float:
     """Unix seconds of a time as the API writes it; 0 for what is none."""
     try:
         return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 

@@ -131,16 +131,16 @@ class Api:
         config, kube_config = library().config, library().kube_config
         where = path or os.environ.get("KUBECONFIG") or str(Path.home() / ".kube/config")
         configuration = library().client.Configuration()
+        if not _is_there(where):
+            raise NotThere(
+                f"There is no kubeconfig at {where}.",
+                "Give one with --kubeconfig or KUBECONFIG, or ask an admin of the cluster.",
+            )
         try:
-            if not _is_there(where):
-                raise NotThere(
-                    f"There is no kubeconfig at {where}.",
-                    "Give one with --kubeconfig or KUBECONFIG, or ask an admin of the cluster.",
-                )
             merged = kube_config.KubeConfigMerger(where)
             await config.load_kube_config(where, context=context, client_configuration=configuration)
             namespace = _namespace_of(merged.config, context)
-        except (config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # the library says as many things as there are files
             raise InvalidInput(
                 f"The kubeconfig {where} cannot be used: {_first_line(error)}.",
                 "kubectl config view shows it.",
@@ -237,11 +237,7 @@ class Api:
                     raise _unreachable(self.server, error) from error
                 if not line:
                     return
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    status = event["object"]
-                    raise _error(status.get("code", 500), status, self.server)
-                yield event["type"], event["object"]
+                yield event_of(line, self.server)
         finally:
             response.close()
 
@@ -338,9 +334,10 @@ class Api:
     ) -> Object:
         answer = await self._send(method, path, query or {}, body, content_type)
         try:
-            return dict(json.loads(await answer.read()))
+            data = await answer.read()
         except _broken() as error:
             raise _unreachable(self.server, error) from error
+        return object_of(data, self.server)
 
     async def _send(
         self,
@@ -370,11 +367,7 @@ class Api:
             data = await answer.read()
         except _broken() as error:
             raise _unreachable(self.server, error) from error
-        try:
-            status = json.loads(data)
-        except ValueError:
-            status = {"message": data.decode(errors="replace")[:200]}
-        raise _error(answer.status, status, self.server)
+        raise error_of(answer.status, data, self.server)
 
 
 def _with_repeated(headers: dict[str, str], more: Sequence[tuple[str, str]]) -> Any:
@@ -400,7 +393,44 @@ def _unreachable(server: str, error: Exception) -> Unreachable:
     )
 
 
-def _error(code: int, status: Any, server: str) -> TpnetError:
+def object_of(data: bytes, server: str) -> Object:
+    """The object in an answer. Raises ``Unreachable`` where it has none: something before the API server speaks."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Unreachable(
+            f"What answers at {server} is no API server.",
+            "Is there a proxy between? kubectl asks the same server.",
+        )
+    return found
+
+
+def event_of(line: bytes, server: str) -> tuple[str, Object]:
+    """Kind and object of one line of a watch. Raises what an error among them says, ``Unreachable`` for what is none."""
+    event = object_of(line, server)
+    kind, found = event.get("type"), event.get("object")
+    if not isinstance(kind, str) or not isinstance(found, dict):
+        raise Unreachable(f"The API server {server} tells of a change that is none.")
+    if kind == "ERROR":
+        code = found.get("code")
+        raise _error(code if isinstance(code, int) else 500, found, server)
+    return kind, found
+
+
+def error_of(code: int, data: bytes, server: str) -> TpnetError:
+    """The error that an answer with this status tells of; its text may be of any proxy's."""
+    try:
+        status = json.loads(data)
+    except (ValueError, RecursionError):
+        status = None
+    if not isinstance(status, dict):
+        status = {"message": data.decode(errors="replace")[:200]}
+    return _error(code, status, server)
+
+
+def _error(code: int, status: Object, server: str) -> TpnetError:
     message = clean(str(status.get("message") or status.get("reason") or f"HTTP {code}").strip().rstrip("."))
     match code:
         case 401:

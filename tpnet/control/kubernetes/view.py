@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from tpnet.control.kubernetes.api import Object
 
+_TOLD = re.compile("([0-9]{1,9})/([0-9]{1,9})")
 _NAMED = 3
 """Pods that are named of those with the same trouble."""
 
@@ -44,7 +46,7 @@ def objects_of(intercept: Intercept, labels: Mapping[str, str]) -> Object:
 def model_intercept(obj: Object, serial: int = 0, port: int = 0) -> Intercept:
     """The intercept that an object asks for. ``port``: the number of a port that it names, or leaves out."""
     meta = obj["metadata"]
-    spec = from_api(InterceptSpec, obj["spec"])
+    spec = from_api(InterceptSpec, obj.get("spec"))
     return Intercept(
         name=f"{meta['namespace']}/{meta['name']}",
         user=spec.user,
@@ -73,11 +75,11 @@ def status_of(obj: Object) -> InterceptStatus:
     for part in report.nodes:
         missed.update({one.reason: one.count for one in part.missed})
     # What the agents concluded together, if they have: a node's part may be a step behind.
-    ready, slash, total = report.redirected.partition("/")
+    told = _TOLD.fullmatch(report.redirected)
     return InterceptStatus(
         intercept=model_intercept(obj),
-        ready=int(ready) if slash else sum(part.ready for part in report.nodes),
-        total=int(total) if slash else sum(part.total for part in report.nodes),
+        ready=int(told[1]) if told else sum(part.ready for part in report.nodes),
+        total=int(told[2]) if told else sum(part.total for part in report.nodes),
         handler_up=True,
         session_up=bool(report.nodes) and all(part.session_up for part in report.nodes),
         hits=sum(part.hits for part in report.nodes),
@@ -127,5 +129,8 @@ def target_statuses(objs: Sequence[Object]) -> tuple[TargetStatus, ...]:
 
 
 def unix_time(text: str) -> float:
-    """RFC 3339 to Unix seconds; 0 for nothing."""
-    return datetime.fromisoformat(text).timestamp() if text else 0.0
+    """RFC 3339 to Unix seconds; 0 for nothing, and for what is no time."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0

@@ -73,7 +73,7 @@ def _line(data: dict[str, Any]) -> bytes:
 def _object(line: bytes) -> dict[str, Any]:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("A line on the control socket is not JSON.") from error
     if not isinstance(data, dict):
         raise InvalidInput("A line on the control socket is not a JSON object.")
