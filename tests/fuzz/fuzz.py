@@ -53,7 +53,7 @@ def shut_off() -> None:
     subprocess.Popen.__init__ = no
 
 
-def child(name: str, corpus: Path, seconds: int) -> None:
+def child(name: str, corpus: Path, seconds: int, seed: int) -> None:
     """Fuzz one target until the time is over. Ends this process."""
     if find_atheris():
         import atheris
@@ -69,6 +69,7 @@ def child(name: str, corpus: Path, seconds: int) -> None:
             "rss_limit_mb": MEBIBYTES,
             "artifact_prefix": f"{CACHE}/raised-{name}-",
             "print_final_stats": 1,
+            "seed": seed,
         }
         if one.words:
             flags["dict"] = words = corpus.parent / f"{name}.words"
@@ -79,10 +80,10 @@ def child(name: str, corpus: Path, seconds: int) -> None:
     else:
         one = load()[name]
         shut_off()
-        mutate(one, corpus, seconds)
+        mutate(one, corpus, seconds, seed)
 
 
-def mutate(one, corpus: Path, seconds: float, seed: int = 0) -> int:
+def mutate(one, corpus: Path, seconds: float, seed: int) -> int:
     """Try what mutation alone makes of seeds and words; how many inputs."""
     chance = random.Random(seed)
     pool = [path.read_bytes() for path in sorted(corpus.iterdir())] or list(one.seeds)
@@ -115,14 +116,16 @@ def find_atheris() -> bool:
     return importlib.util.find_spec("atheris") is not None
 
 
-def fuzz(one, seconds: float) -> tuple[int, float, str]:
+def fuzz(one, seconds: float, corpora: Path, seed: int) -> tuple[int, float, str]:
     """Fuzz one target in a child: how many inputs, seconds of processor time, and what was found."""
-    corpus = CACHE / one.name
+    corpus = corpora / one.name
+    CACHE.mkdir(parents=True, exist_ok=True)
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, seed in enumerate(one.seeds):
-        (corpus / f"seed-{number}").write_bytes(seed)
+    for number, first in enumerate(one.seeds):
+        (corpus / f"seed-{number}").write_bytes(first)
     known = set(CACHE.glob(f"raised-{one.name}-*"))
     command = [sys.executable, __file__, "--child", one.name, "--seconds", str(max(1, round(seconds)))]
+    command += ["--corpora", str(corpora), "--seed", str(seed)]
     before = os.times()
     with tempfile.TemporaryFile() as log:
         with suppress(subprocess.TimeoutExpired):
@@ -146,21 +149,34 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument(
+        "--fresh", action="store_true", help="from the seeds alone, by one chance: as make test does"
+    )
     parser.add_argument("--child", default="")
+    parser.add_argument("--corpora", type=Path, default=CACHE)
+    parser.add_argument("--seed", type=int, default=0, help="0: another each time")
     asked = parser.parse_args()
     if asked.child:
-        child(asked.child, CACHE / asked.child, int(asked.seconds))
+        child(asked.child, asked.corpora / asked.child, int(asked.seconds), asked.seed)
         return 0
+    if asked.fresh:
+        with tempfile.TemporaryDirectory() as folder:
+            return run(asked.only, asked.seconds, Path(folder), 1)
+    return run(asked.only, asked.seconds, asked.corpora, asked.seed)
+
+
+def run(only: list[str], seconds: float, corpora: Path, seed: int) -> int:
+    """Fuzz targets one after the other; the exit code."""
     targets = load()
-    names = asked.only or sorted(targets)
-    share = max(LEAST, asked.seconds / len(names))
+    names = only or sorted(targets)
+    share = max(LEAST, seconds / len(names))
     total = inputs = 0.0
     problems = 0
     print(
         f"{len(names)} targets, {share:.0f} s each, {'guided by coverage' if find_atheris() else 'by mutation alone'}"
     )
     for name in names:
-        tried, cpu, found = fuzz(targets[name], share)
+        tried, cpu, found = fuzz(targets[name], share, corpora, seed)
         total, inputs = total + cpu, inputs + tried
         print(f"{'RAISED' if found else 'ok':<7}{name:<20}{tried:>10} inputs{cpu:>8.1f} s of CPU", flush=True)
         if found:

@@ -26,7 +26,7 @@ def test_what_was_found_stays_mended(path):
 @pytest.mark.timeout(900)
 def test_a_short_run_finds_nothing():
     done = subprocess.run(
-        [sys.executable, str(Path(fuzz.__file__)), "--seconds", str(2 * len(TARGETS))],
+        [sys.executable, str(Path(fuzz.__file__)), "--fresh", "--seconds", str(len(TARGETS))],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
