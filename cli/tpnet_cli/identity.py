@@ -100,6 +100,14 @@ def auto_id() -> str:
         ) from error
 
 
+def known_id() -> str:
+    """The same id if this computer has one; empty if not, or if it cannot be read. Makes none."""
+    try:
+        return (state_dir() / _ID_FILE).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def _kept_id(path: Path) -> str:
     import tempfile
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from tpnet.rules.describe import describe_header, describe_path
+from tpnet.rules.describe import describe, describe_parts
 
 if TYPE_CHECKING:
+    from tpnet.model import Intercept
     from tpnet.rules.describe import HasRules
 
 _LETTERS = {
@@ -56,12 +57,14 @@ def clock(then: float, now: float) -> str:
     return time.strftime("%H:%M" if same_day else "%Y-%m-%d %H:%M", local)
 
 
-def takes_parts(rules: HasRules) -> list[str]:
-    """What requests it takes, one text per rule; ``everything`` when it has none."""
-    parts = [describe_header(rule) for rule in rules.headers]
-    if rules.path is not None:
-        parts.append(describe_path(rules.path))
-    return parts or ["everything"]
+def takes(intercept: Intercept, user: str, *, wide: bool) -> str:
+    """What requests it takes, as one cell: values of headers only for their owner, and who wants it wide."""
+    return describe(intercept, full=wide and intercept.user == user)
+
+
+def takes_parts(rules: HasRules, *, full: bool = False) -> list[str]:
+    """The same, one text per rule; ``everything`` when it has none."""
+    return describe_parts(rules, full=full) or ["everything"]
 
 
 def handler_text(handler: str) -> str:

@@ -22,6 +22,8 @@ from agent_bed import (
 )
 from kubelab.tools import LabError
 
+from tpnet.rules.sealed import mark
+
 
 @pytest.fixture(autouse=True)
 def all_agents_run(bed):
@@ -79,7 +81,8 @@ def test_requests_of_a_service_reach_the_developer_from_every_replica_through_sc
     bob.intercept(namespace, "orders-bob")
     status = intercepted(cluster, namespace, "orders-bob")
     assert status["redirected"] == "2/2"
-    assert status["requests"] == "Coder: bob"
+    assert status["requests"] == f"Coder: #{mark(b'bob')}"
+    assert "Coder: bob" not in cluster.kubectl("-n", namespace, "get", "tpi", "-o", "wide").stdout
     assert status["observedGeneration"] == 1
     assert condition(status, "Accepted")["status"] == "True"
     url = url_of(cluster, namespace)
@@ -155,7 +158,7 @@ def test_of_two_made_in_the_same_instant_exactly_one_wins_and_the_other_takes_ov
     said = condition(state(cluster, namespace, f"orders-{loser.user}"), "Accepted")["message"]
     assert said == (
         f"{winner.user}'s intercept {namespace}/orders-{winner.user}, which is older, already takes requests"
-        " with Coder: x."
+        f" with Coder: #{mark(b'x')}."
     )
     intercepted(cluster, namespace, f"orders-{winner.user}")
     url = url_of(cluster, namespace)

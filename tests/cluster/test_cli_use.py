@@ -62,6 +62,15 @@ def test_it_runs_as_it_stands(desk, flags, taken, others):
     assert re.search(r"✓ pods\s+2/2 on [12] nodes? redirected \(ebpf\) and probed", said), said
     own = re.search(r"header  (x-tpnet-intercept-id: [0-9a-f]{32})", said)
 
+    if own is not None:
+        secret = own[1].split()[1]
+        shown = [
+            desk.cluster.kubectl("-n", desk.namespace, "get", "tpi", "-o", form).stdout
+            for form in ("yaml", "wide")
+        ]
+        assert not any(secret in text for text in shown), "others can read the id"
+        assert secret in desk.tpnet("list", "-n", desk.namespace, "-o", "wide").stdout
+
     def full(headers):
         return [own[1] if header == "AUTO" else header for header in headers]
 

@@ -9,7 +9,9 @@ from tpnet.control.kubernetes.convert import to_api
 from tpnet.control.kubernetes.install import manifests
 from tpnet.model import HeaderRule, InvalidInput, PathKind, PathRule
 from tpnet.rules import check_rules
+from tpnet.rules.sealed import sealed
 
+DIGEST = sealed(HeaderRule("X", "1"), "bob").digest
 NAME = "The name of a header has at least one character"
 CONTROL = "cannot hold a control character"
 BLANK = "A blank at the beginning or end is never part of a header's value."
@@ -37,6 +39,8 @@ HEADERS = [
     ([H("X", "1"), R("X", "1")], ""),
     ([H("Host", "a"), R("host", "b.+")], ""),
     ([H(f"h{n}", "v") for n in range(32)], ""),
+    ([H("X", digest=DIGEST)], ""),
+    ([H("X", digest=DIGEST), H("X", "1"), H("Y", digest=DIGEST)], ""),
     ([H("", "Bob")], NAME),
     ([H("a b", "Bob")], NAME),
     ([H("a:b", "Bob")], NAME),
@@ -58,6 +62,12 @@ HEADERS = [
     ([H("X", "x" * 4097)], "may not be more than 4096"),
     ([H("X", "1"), H("x", "1")], TWICE),
     ([R("X", "a"), R("X", "a")], TWICE),
+    ([H("X", digest=DIGEST), H("x", digest=DIGEST)], TWICE),
+    ([H("X", digest=DIGEST[1:])], "spec.headers[0].digest"),
+    ([H("X", digest=DIGEST.upper())], "spec.headers[0].digest"),
+    ([H("X", digest=DIGEST + "\n")], "spec.headers[0].digest"),
+    ([H("X", "1", digest=DIGEST)], "A header rule has a value, or in its place a digest."),
+    ([H("X", regex=True, digest=DIGEST)], "has no digest"),
     ([H("Host", "a"), H("host", "b")], HOST),
     ([H(f"h{n}", "v") for n in range(33)], "must have at most 32 items"),
 ]
@@ -106,7 +116,7 @@ def ask(cluster):
             "user": me,
             "session": "s",
             "target": {"kind": "Service", "name": "orders"},
-            "headers": [to_api(header) for header in headers],
+            "headers": [header if isinstance(header, dict) else to_api(header) for header in headers],
             "tunnelPort": 20000,
             **spec,
         }
@@ -210,6 +220,13 @@ def test_what_an_intercept_asks_for_stays_and_where_it_goes_may_change(cluster, 
         answer = who.merge("intercepts", name, "i", {"spec": patch})
         assert answer.allowed is (not message), answer.message
         assert message in answer.message
+
+
+def test_a_header_rule_without_value_and_digest_is_none(ask):
+    assert ask([{"name": "X", "value": ""}]).allowed
+    answer = ask([{"name": "X"}])
+    assert answer.code == 422
+    assert "A header rule has a value, or in its place a digest." in answer.message
 
 
 def test_kubectl_explains_every_field(cluster, ask):

@@ -67,7 +67,7 @@ def test_t15_agents_agree_on_conditions_under_one_manager(cast, agents, bobs):
         "lastTransitionTime": NOW,
         "observedGeneration": 1,
     }
-    status = {"status": {"requests": "Coder: Bob", "redirected": "1/2", "conditions": [ready]}}
+    status = {"status": {"requests": "Coder: #cd9fb1e1", "redirected": "1/2", "conditions": [ready]}}
     for node in ("n1", "n2"):
         done = agents[node].apply("intercepts/status", cast.shop, bobs, status, "tpnet-conditions")
         assert done.allowed, done.message
@@ -82,7 +82,7 @@ def test_t15_agents_agree_on_conditions_under_one_manager(cast, agents, bobs):
         "REASON",
         "AGE",
     ]
-    assert f"orders   {cast.bob_name}   Coder: Bob   False   1/2          Partly" in table
+    assert f"orders   {cast.bob_name}   Coder: #cd9fb1e1   False   1/2          Partly" in table
 
 
 def test_t15_an_agent_writes_its_own_nodeagent_alone(cast, agents):

@@ -13,6 +13,7 @@ from networks import sent_again
 
 from tpnet.kernel.uids import WORKER_UIDS
 from tpnet.model import Conflict, HeaderRule, InvalidInput, NotThere, OnFailure, Refused, Session
+from tpnet.rules.sealed import sealed
 from tpnet.tunnel import KeyPair
 
 
@@ -73,6 +74,18 @@ def test_matched_requests_of_an_absent_session_go_to_the_app_or_are_refused_as_a
     assert list(second.reasons.values()) == [1]
     control.delete_intercept("strict", "bob")
     wait_until(lambda: ask(lab.net, GET % b"strict: 1\r\n") == (200, "the app"))
+
+
+def test_the_shut_off_worker_knows_a_value_by_its_digest(lab):
+    lab.nginx()
+    rule = HeaderRule("X-Tpnet-Intercept-Id", "6f1c" * 8)
+    restarts = lab.control.info().worker_restarts
+    lab.create(headers=(sealed(rule, "bob"),), on_failure=OnFailure.ERROR)
+    assert ask(lab.net, GET % f"x-tpnet-intercept-id: {rule.value}\r\n".encode())[0] == 502
+    for other in (rule.value.upper(), sealed(rule, "bob").digest):
+        assert ask(lab.net, GET % f"x-tpnet-intercept-id: {other}\r\n".encode()) == (200, "the app")
+    assert ask(lab.net) == (200, "the app")
+    assert lab.control.info().worker_restarts == restarts
 
 
 def test_several_intercepts_of_a_port_come_and_go_without_touching_each_other(lab):

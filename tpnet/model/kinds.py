@@ -238,7 +238,12 @@ class InterceptReport:
         int, About("The metadata.generation that the agents have seen.", minimum=0)
     ] = 0
     requests: Annotated[
-        str, About("Which requests it takes, in short, for tables: Coder: Bob · /api…", max_length=_MESSAGE)
+        str,
+        About(
+            "Which requests it takes, in short, for tables: Coder: #cd9fb1e1 · /api…. Of a header's value it has the "
+            "first digits of the SHA-256 alone.",
+            max_length=_MESSAGE,
+        ),
     ] = ""
     redirected: Annotated[
         str, About("How many of the target's ready endpoints are redirected, for tables: 2/3.", max_length=32)

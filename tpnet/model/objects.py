@@ -35,7 +35,8 @@ class HeaderRule:
     """One header that a request must carry.
 
     ``name`` is compared without regard to case. ``value`` equals one field line's value byte for byte, or, with
-    ``regex``, matches the whole of it (RE2, Latin-1).
+    ``regex``, matches the whole of it (RE2, Latin-1). With ``digest`` the value is exact and not said: who holds the
+    rule can tell whether a value is the one, and not which it is (``tpnet.rules.sealed``).
     """
 
     name: Annotated[str, About("The header's name; upper and lower case are the same.", max_length=256)]
@@ -43,11 +44,21 @@ class HeaderRule:
         str,
         About(
             "What the value of one of the request's lines of this header must equal, byte for byte; or, with regex, "
-            "what the whole of it must match.",
+            "what the whole of it must match. Whoever may read the object can read it.",
             max_length=4096,
         ),
-    ]
+    ] = ""
     regex: Annotated[bool, About("Whether the value is a regex, in RE2's syntax.")] = False
+    digest: Annotated[
+        str,
+        About(
+            "In the place of value, for one that others are not to know: the first 8 hex digits of its SHA-256, a dash, "
+            "and the SHA-256 of tpnet, the user of the intercept, the header's name in lower case and the value, with a "
+            "zero byte between each two. It holds for that user's intercepts alone.",
+            max_length=73,
+            pattern="^[0-9a-f]{8}-[0-9a-f]{64}$",
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True)

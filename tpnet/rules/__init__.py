@@ -6,10 +6,12 @@ Imports nothing of ours but ``tpnet.model``, and never touches a socket, a file 
 
 from tpnet.rules.conflict import conflict_error, find_conflict, older_takes, takes_all
 from tpnet.rules.describe import AUTO_HEADER, describe
+from tpnet.rules.explain import header_check
 from tpnet.rules.parse import Rules, check_rules, new_auto_id, parse_rules
 from tpnet.rules.personal import is_personal
 from tpnet.rules.probes import Probe, ProbeSet
 from tpnet.rules.ruleset import RuleSet
+from tpnet.rules.sealed import opens
 from tpnet.rules.view import HeadView
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "conflict_error",
     "describe",
     "find_conflict",
+    "header_check",
     "is_personal",
     "new_auto_id",
     "older_takes",
+    "opens",
     "parse_rules",
     "takes_all",
 ]

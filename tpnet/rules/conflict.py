@@ -6,30 +6,19 @@ it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tpnet.model import Conflict
-from tpnet.rules.describe import AUTO_HEADER, HasRules, describe
-from tpnet.rules.implies import implies
+from tpnet.rules.describe import AUTO_HEADER, describe
+from tpnet.rules.implies import implies, same_rules
 from tpnet.rules.personal import is_personal
-from tpnet.rules.precedence import header_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tpnet.model import Intercept
-
-
-class Claim(HasRules, Protocol):
-    """An intercept, or the spec of one."""
-
-    @property
-    def user(self) -> str:
-        """Whose it is."""
-
-    @property
-    def shared(self) -> bool:
-        """Whether narrower ones of other users win."""
+    from tpnet.rules.describe import HasRules
+    from tpnet.rules.implies import Claim
 
 
 def takes_all(older: Claim, new: Claim) -> bool:
@@ -39,7 +28,7 @@ def takes_all(older: Claim, new: Claim) -> bool:
     their names counts. Another user's, unless it is shared, does it also by taking more than that; but a personal one
     comes before any that is not.
     """
-    if older.path == new.path and header_key(older.headers) == header_key(new.headers):
+    if same_rules(older, new):
         return True
     if older.user == new.user or older.shared or is_personal(older.headers) is not is_personal(new.headers):
         return False
@@ -64,18 +53,23 @@ def conflict_error(other: Intercept, now: float) -> Conflict:
     else:
         hint = "Use --http-header=auto to take only your own requests."
     return Conflict(
-        f"{other.user}'s intercept {other.name} (on for {_age(now - other.created)}) already takes {_what(other)}.",
+        f"{other.user}'s intercept {other.name} (on for {_age(now - other.created)}) already takes "
+        f"{_what(other, full=True)}.",
         hint,
     )
 
 
-def older_takes(user: str, name: str, rules: HasRules) -> str:
-    """The sentence about an intercept that is in the way of a newer one; the same wherever it is said."""
-    return f"{user}'s intercept {name}, which is older, already takes {_what(rules)}."
+def older_takes(user: str, name: str, rules: HasRules, *, full: bool = False) -> str:
+    """The sentence about an intercept that is in the way of a newer one; the same wherever it is said.
+
+    ``full``: to whoever asks for the newer one, and so for the same values. In an object everybody reads it.
+    """
+    return f"{user}'s intercept {name}, which is older, already takes {_what(rules, full=full)}."
 
 
-def _what(rules: HasRules) -> str:
-    takes = describe(rules)
+def _what(rules: HasRules, *, full: bool) -> str:
+    is_auto = any(rule.name.lower() == AUTO_HEADER for rule in rules.headers)
+    takes = describe(rules, full=full and not is_auto)
     return "everything" if takes == "everything" else f"requests with {takes}"
 
 

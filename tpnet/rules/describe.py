@@ -1,4 +1,8 @@
-"""Rules as short texts for people. Called by tables, dry runs and refusals; nothing parses these texts."""
+"""Rules as short texts for people. Called by tables, dry runs and refusals; nothing parses these texts.
+
+The value of a header may be a secret, such as a token. So it is said only where it is asked for in full, which is for
+its owner to see; elsewhere stands its mark, by which values can be told apart.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Protocol
 
 from tpnet.model import PathKind, printable
+from tpnet.rules.sealed import mark_of
 
 if TYPE_CHECKING:
     from tpnet.model import HeaderRule, PathRule
@@ -29,21 +34,26 @@ class HasRules(Protocol):
         """None means every path."""
 
 
-def describe(rules: HasRules) -> str:
-    """One cell of a table: ``Coder: Bob · /api…``, ``everything``. An id of ``auto`` is cut short."""
-    parts = [describe_header(rule) for rule in rules.headers]
-    if rules.path is not None:
-        parts.append(describe_path(rules.path))
-    return " · ".join(parts) or "everything"
+def describe(rules: HasRules, *, full: bool = False) -> str:
+    """One cell of a table: ``Coder: #5c1f2a3b · /api…``, ``everything``. ``full``: ``Coder: Bob · /api…``."""
+    return " · ".join(describe_parts(rules, full=full)) or "everything"
 
 
-def describe_header(rule: HeaderRule) -> str:
-    """``Coder: Bob`` or ``Coder =~ B.*``."""
-    if rule.regex:
-        return f"{printable(rule.name)} =~ {printable(rule.value)}"
-    if rule.name.lower() == AUTO_HEADER and AUTO_ID.fullmatch(rule.value):
-        return f"{rule.name}: {rule.value[:4]}…"
-    return f"{printable(rule.name)}: {printable(rule.value)}"
+def describe_parts(rules: HasRules, *, full: bool = False) -> list[str]:
+    """The same, a text for each rule."""
+    parts = [describe_header(rule, full=full) for rule in rules.headers]
+    return parts if rules.path is None else [*parts, describe_path(rules.path)]
+
+
+def describe_header(rule: HeaderRule, *, full: bool = False) -> str:
+    """``Coder: #5c1f2a3b`` or ``Coder =~ #0a1b2c3d``; ``full``: ``Coder: Bob`` or ``Coder =~ B.*``."""
+    return f"{printable(rule.name)}{' =~' if rule.regex else ':'} {shown_value(rule, full=full)}"
+
+
+def shown_value(rule: HeaderRule, *, full: bool) -> str:
+    """A header rule's value, or its mark. A value that is not known has nothing but that."""
+    known = rule.value or not rule.digest
+    return printable(rule.value) if full and known else f"#{printable(mark_of(rule))}"
 
 
 def describe_path(rule: PathRule) -> str:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tpnet.model import ExplainStep, PathKind, printable
+from tpnet.rules.describe import shown_value
 from tpnet.rules.implies import is_narrower
 from tpnet.rules.personal import is_personal
 from tpnet.rules.precedence import precedence, specificity
 from tpnet.rules.regex import RegexSet
+from tpnet.rules.sealed import digest_of
 from tpnet.rules.view import NO_PATH, rule_values
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ _PATH_WORDS = {PathKind.EQUAL: "is", PathKind.PREFIX: "starts with", PathKind.RE
 
 
 def explain(intercepts: Sequence[Intercept], head: HeadView) -> list[ExplainStep]:
-    """A step for each of ``intercepts``, which come by age, the taker's first. At most one is ``chosen``."""
+    """A step for each of ``intercepts``, which come by age, the taker's first. At most one is ``chosen``.
+
+    The steps say what the request has, and of values that rules ask for the mark: whoever asks may not be the owner.
+    """
     answers = {one.name: _ask(one, head) for one in intercepts}
     taker, why = _taker([one for one in intercepts if not answers[one.name][1]])
     steps: list[ExplainStep] = []
@@ -73,9 +78,8 @@ def _ask(intercept: Intercept, head: HeadView) -> tuple[list[tuple[str, bool]], 
         name = rule.name.lower().encode()
         lines = head.values(name)
         values = rule_values(name, lines)
-        holds = _header_holds(rule, values)
-        word = "matches" if rule.regex else "="
-        checks.append((f"header {printable(rule.name)} {word} {printable(rule.value)}", holds))
+        holds = _header_holds(rule, values, intercept.user)
+        checks.append((header_check(rule), holds))
         if not holds:
             notes.append(_header_note(printable(rule.name), lines, conflicting=bool(lines) and not values))
     if intercept.path is not None:
@@ -86,8 +90,16 @@ def _ask(intercept: Intercept, head: HeadView) -> tuple[list[tuple[str, bool]], 
     return checks, notes
 
 
-def _header_holds(rule: HeaderRule, values: Iterable[bytes]) -> bool:
+def header_check(rule: HeaderRule, *, full: bool = False) -> str:
+    """What a step says of a header rule: ``header Coder = #5c1f2a3b``; ``full``: ``header Coder = Bob``."""
+    return f"header {printable(rule.name)} {'matches' if rule.regex else '='} {shown_value(rule, full=full)}"
+
+
+def _header_holds(rule: HeaderRule, values: Iterable[bytes], user: str) -> bool:
     value = rule.value.encode()
+    if rule.digest:
+        owner, name = user.encode(), rule.name.lower().encode()
+        return any(digest_of(owner, name, each) == rule.digest for each in values)
     if not rule.regex:
         return value in values
     regex = RegexSet([value])

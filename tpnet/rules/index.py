@@ -1,10 +1,10 @@
 """Which of many intercepts takes a request: the first, in a given order, whose rules hold.
 
 The index is a tree. A node stands for a set of header rules that the request satisfies; the root for none.
-Below it, per header name, a dictionary leads from exact values, and one set of regexes from matching
-values, to the nodes that ask for one rule more. Each node holds the path rules of the intercepts that ask
-for its header rules and no more: a dictionary of equal paths, a sorted list of prefixes, one set of
-regexes.
+Below it, per header name, a dictionary leads from exact values (another from their digests, where rules
+have these alone), and one set of regexes from matching values, to the nodes that ask for one rule more.
+Each node holds the path rules of the intercepts that ask for its header rules and no more: a dictionary of
+equal paths, a sorted list of prefixes, one set of regexes.
 
 So a request visits the nodes whose header rules it satisfies, all of them, and no others. What it pays
 grows with its own size and with the number of sets of rules it satisfies, not with the number of
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from tpnet.model import PathKind
 from tpnet.rules.precedence import header_key
 from tpnet.rules.regex import RegexSet
+from tpnet.rules.sealed import MARK_DIGITS, MAX_SEALED_BYTES, mark, proof
 from tpnet.rules.view import NO_PATH, rule_values
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from tpnet.model import Intercept, PathRule
-    from tpnet.rules.precedence import HeaderKey
+    from tpnet.rules.precedence import HeaderKey, RuleKey
     from tpnet.rules.view import HeadView
 
 FEW_NAMES = 8
@@ -43,7 +44,7 @@ class Index:
         # An intercept is known by its rank, its place in that order: the best of several is the least number.
         self._nobody = len(intercepts)
         self._ranked = (*intercepts, None)
-        entries = [_Entry(rank, header_key(i.headers), i.path) for rank, i in enumerate(intercepts)]
+        entries = [_Entry(rank, header_key(i.headers, i.user), i.path) for rank, i in enumerate(intercepts)]
         self._root = _Node(entries, 0, self._nobody)
 
     def first(self, head: HeadView) -> Intercept | None:
@@ -71,7 +72,7 @@ class _Node:
         by_name: defaultdict[bytes, list[_Entry]] = defaultdict(list)
         for entry in entries:
             if len(entry.key) > depth:
-                by_name[entry.key[depth][1]].append(entry)
+                by_name[entry.key[depth].name].append(entry)
         self.fields = {name: _Field(name, below, depth, nobody) for name, below in by_name.items()}
         self.listed = tuple(self.fields.values()) if len(self.fields) <= FEW_NAMES else None
 
@@ -94,18 +95,18 @@ class _Node:
 class _Field:
     """What leads on from a node by one header name."""
 
-    __slots__ = ("exact", "least", "name", "regex_nodes", "regexes")
+    __slots__ = ("exact", "least", "name", "regex_nodes", "regexes", "sealed")
 
     def __init__(self, name: bytes, entries: Sequence[_Entry], depth: int, nobody: int) -> None:
         self.name = name
         self.least = entries[0].rank
-        below: defaultdict[tuple[bool, bytes], list[_Entry]] = defaultdict(list)
+        below: defaultdict[RuleKey, list[_Entry]] = defaultdict(list)
         for entry in entries:
-            is_regex, _, value = entry.key[depth]
-            below[is_regex, value].append(entry)
+            below[entry.key[depth]].append(entry)
         nodes = {key: _Node(group, depth + 1, nobody) for key, group in below.items()}
-        self.exact = {value: node for (is_regex, value), node in nodes.items() if not is_regex}
-        patterns = {value: node for (is_regex, value), node in nodes.items() if is_regex}
+        self.exact = {key.value: node for key, node in nodes.items() if not (key.regex or key.owner)}
+        self.sealed = _sealed(nodes)
+        patterns = {key.value: node for key, node in nodes.items() if key.regex}
         self.regexes = RegexSet(list(patterns)) if patterns else None
         self.regex_nodes = list(patterns.values())
 
@@ -114,15 +115,35 @@ class _Field:
         if len(values) > 1:
             values = rule_values(self.name, values)
         exact = self.exact
+        sealed = self.sealed
         regexes = self.regexes
         for value in values:
             node = exact.get(value)
             if node is not None:
                 best = node.find(head, best)
+            if sealed and len(value) <= MAX_SEALED_BYTES:
+                for owner, of_owner in sealed.get(mark(value), {}).items():
+                    node = of_owner.get(proof(owner, self.name, value))
+                    if node is not None:
+                        best = node.find(head, best)
             if regexes is not None:
                 for index in regexes.match(value):
                     best = self.regex_nodes[index].find(head, best)
         return best
+
+
+def _sealed(nodes: Mapping[RuleKey, _Node]) -> dict[str, dict[bytes, dict[str, _Node]]]:
+    """Those that ask for a digest: by its mark, by whose it is, and by its proof.
+
+    So whoever repeats the marks of others' values makes a request that has one pay for one digest more, not for each.
+    """
+    found: dict[str, dict[bytes, dict[str, _Node]]] = {}
+    for key, node in nodes.items():
+        if key.owner:
+            digest = key.value.decode()
+            of_mark = found.setdefault(digest[:MARK_DIGITS], {})
+            of_mark.setdefault(key.owner[1:], {})[digest[MARK_DIGITS + 1 :]] = node
+    return found
 
 
 class _Paths:

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tpnet.model import HeaderRule, InvalidInput, PathKind, PathRule, printable
-from tpnet.rules.describe import AUTO_HEADER, AUTO_ID, describe_header
+from tpnet.rules.describe import AUTO_HEADER, AUTO_ID
 from tpnet.rules.precedence import header_key
 from tpnet.rules.regex import never_begins_with, regex_fault
+from tpnet.rules.sealed import is_digest, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +42,10 @@ class Rules:
     headers: tuple[HeaderRule, ...]
     path: PathRule | None = None
     auto: bool = False
+
+    def as_kept(self, user: str) -> tuple[HeaderRule, ...]:
+        """The header rules as an intercept of this user holds them: of an id that tpnet made the digest alone."""
+        return tuple(sealed(rule, user) for rule in self.headers) if self.auto else self.headers
 
 
 def new_auto_id() -> str:
@@ -153,6 +158,11 @@ def _check_header(rule: HeaderRule, where: str) -> None:
             "A name has only letters, digits and !#$%&'*+-.^_`|~",
         )
     _check_text(rule.name, where, "name")
+    if rule.digest and not (is_digest(rule.digest) and not rule.value and not rule.regex):
+        raise InvalidInput(
+            f"{where}: a digest stands in the place of an exact value, and is 8 hex digits, a dash and 64 more.",
+            "Write the value itself, or make the rule with tpnet intercept --http-header=auto.",
+        )
     _check_text(rule.value, where, "value")
     if rule.value != rule.value.strip(" \t"):
         raise InvalidInput(
@@ -174,13 +184,12 @@ def _check_together(rules: Sequence[HeaderRule]) -> None:
     for rule in rules:
         if header_key((rule,)) in twice:
             raise InvalidInput(
-                f"The header rule {describe_header(rule)} is given twice.", "Drop one of them."
+                f"The header rule on {printable(rule.name, _SHOWN)} is given twice.", "Drop one of them."
             )
     hosts = [rule.value for rule in rules if rule.name.lower() == "host" and not rule.regex]
     if len(hosts) > 1:
         raise InvalidInput(
-            f"Host would have to be {printable(hosts[0], _SHOWN)} and {printable(hosts[1], _SHOWN)} at once, "
-            "but a request has one Host.",
+            f"Host would have to be {len(hosts)} things at once, but a request has one Host.",
             "Make an intercept for each, or write one Host=~REGEX that takes both.",
         )
 

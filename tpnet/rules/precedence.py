@@ -6,7 +6,7 @@ the search for conflicts, so that all three agree. Pure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tpnet.model import PathKind
 from tpnet.rules.personal import is_personal
@@ -14,8 +14,18 @@ from tpnet.rules.personal import is_personal
 if TYPE_CHECKING:
     from tpnet.model import HeaderRule, Intercept, PathRule
 
-HeaderKey = tuple[tuple[bool, bytes, bytes], ...]
-"""(regex, lower-case name, value) of header rules, each once, sorted: exact ones first."""
+
+class RuleKey(NamedTuple):
+    """One header rule. ``owner`` is empty, but where ``value`` is a digest: then it is whose, after a zero byte."""
+
+    regex: bool
+    name: bytes
+    value: bytes
+    owner: bytes = b""
+
+
+HeaderKey = tuple[RuleKey, ...]
+"""Header rules, each once, sorted: exact ones first."""
 
 Specificity = tuple[bool, int, int, int]
 """The less, the earlier it is asked."""
@@ -23,9 +33,19 @@ Specificity = tuple[bool, int, int, int]
 _PATH_ORDER: dict[PathKind | None, int] = {PathKind.EQUAL: 0, PathKind.PREFIX: 1, PathKind.REGEX: 2, None: 3}
 
 
-def header_key(headers: tuple[HeaderRule, ...]) -> HeaderKey:
-    """The same for two sets of header rules exactly if these ask the same of a request in the same words."""
-    return tuple(sorted({(rule.regex, rule.name.lower().encode(), rule.value.encode()) for rule in headers}))
+def header_key(headers: tuple[HeaderRule, ...], user: str = "") -> HeaderKey:
+    """The same for two sets of header rules exactly if these ask the same of a request in the same words.
+
+    ``user``: whose they are, which is a part of what a digest asks for.
+    """
+    return tuple(sorted({_rule_key(rule, user) for rule in headers}))
+
+
+def _rule_key(rule: HeaderRule, user: str) -> RuleKey:
+    name = rule.name.lower().encode()
+    if rule.digest:
+        return RuleKey(False, name, rule.digest.encode(), b"\0" + user.encode())
+    return RuleKey(rule.regex, name, rule.value.encode())
 
 
 def specificity(intercept: Intercept) -> Specificity:

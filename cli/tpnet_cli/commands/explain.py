@@ -9,6 +9,7 @@ import click
 from tpnet.model import InvalidInput
 from tpnet_cli import complete
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
+from tpnet_cli.own import revealed, with_own_values
 from tpnet_cli.where import Where, where_options
 
 _HELP = """Show where a request would go, and why. Sends nothing.
@@ -45,7 +46,11 @@ def explain(
     from tpnet.model.codec import encode
 
     with where.control() as control:
+        me = where.user(control, None)
         explanation = control.explain(target, port, method, path, fields)
+        own = [item.intercept for item in revealed(control.status(), me).intercepts]
+        whole = is_data(output) or is_wide(output)
+        explanation = replace(explanation, steps=with_own_values(explanation.steps, own, me, whole=whole))
         if where.is_cluster and not is_data(output):
             steps = tuple(
                 replace(step, intercept=where.short(control, step.intercept)) for step in explanation.steps

@@ -177,7 +177,7 @@ def intercept(
             target=target,
             targets=(),
             port=chosen,
-            headers=rules.headers,
+            headers=rules.as_kept(me),
             path=rules.path,
             handler=str(Handler(host, local or chosen)),
             on_failure=OnFailure(on_failure),
@@ -192,7 +192,9 @@ def intercept(
             where.said,
         )
     if is_data(output):
-        write_data(encode(made), output)
+        from tpnet_cli.own import revealed_one
+
+        write_data(encode(revealed_one(made, me)), output)
     else:
         show(made_view(made, rules, targets, place=place, wide=is_wide(output)), console)
 

@@ -7,7 +7,7 @@ import time
 import click
 
 from tpnet_cli.output import is_data, is_wide, output_option, write_data
-from tpnet_cli.own import renamed, session_facts, with_own
+from tpnet_cli.own import for_programs, renamed, revealed, session_facts, with_own
 from tpnet_cli.where import Where, where_options
 
 
@@ -23,11 +23,11 @@ def list_(where: Where, mine: bool, user: str | None, output: str | None) -> Non
     with where.control() as control:
         me = where.user(control, user)
         status = control.status()
-        status = with_own(status, session_facts(where, me))
+        status = revealed(with_own(status, session_facts(where, me)), me)
         if not is_data(output):
             status = renamed(status, where, control)
         place = where.place(control)
-    intercepts = status.intercepts
+    intercepts = (for_programs(status, me) if is_data(output) else status).intercepts
     if mine:
         intercepts = tuple(item for item in intercepts if item.intercept.user == me)
     if is_data(output):

@@ -28,28 +28,30 @@ def status(where: Where, output: str | None) -> None:
         _cluster_status(where, output)
         return
     from tpnet.model.codec import encode
-    from tpnet_cli.own import session_facts, with_own
+    from tpnet_cli.own import for_programs, revealed, session_facts, with_own
 
     with where.control() as control:
-        current = with_own(control.status(), session_facts(where, where.user(control, None)))
+        me = where.user(control, None)
+        current = revealed(with_own(control.status(), session_facts(where, me)), me)
     if is_data(output):
-        write_data(encode(current), output)
+        write_data(encode(for_programs(current, me)), output)
         return
     from tpnet_cli.views.status import status_view
 
-    _show(lambda width: status_view(current, time.time(), width, wide=is_wide(output)), output)
+    _show(lambda width: status_view(current, time.time(), width, user=me, wide=is_wide(output)), output)
 
 
 def _cluster_status(where: Where, output: str | None) -> None:
     """The same of a cluster, with what the session of this computer knows."""
     from tpnet.model.codec import encode
-    from tpnet_cli.own import renamed, session_facts, skew, with_own
+    from tpnet_cli.own import for_programs, renamed, revealed, session_facts, skew, with_own
 
     with where.control() as control:
-        own = session_facts(where, where.user(control, None))
-        current = with_own(control.status(), own)
+        me = where.user(control, None)
+        own = session_facts(where, me)
+        current = revealed(with_own(control.status(), own), me)
         if is_data(output):
-            write_data({**encode(current), "session": own}, output)
+            write_data({**encode(for_programs(current, me)), "session": own}, output)
             return
         current = renamed(current, where, control)
         place = where.place(control)
@@ -58,7 +60,7 @@ def _cluster_status(where: Where, output: str | None) -> None:
     sentence = skew(current.agent.version)
     _show(
         lambda width: cluster_view(
-            current, own, time.time(), width, place=place, skew=sentence, wide=is_wide(output)
+            current, own, time.time(), width, user=me, place=place, skew=sentence, wide=is_wide(output)
         ),
         output,
     )

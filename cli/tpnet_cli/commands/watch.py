@@ -55,18 +55,21 @@ def watch(where: Where, name: str, once: bool, output: str | None) -> None:
 
 
 def _sample(where: Where, control: AnyControl, *, short: bool) -> Sample:
-    from tpnet_cli.own import open_here, renamed, session_facts, with_own
+    from tpnet_cli.own import for_programs, open_here, renamed, revealed, session_facts, with_own
     from tpnet_cli.views.watch import Sample
 
-    own = session_facts(where, where.user(control, None))
-    status = with_own(control.status(), own)
+    me = where.user(control, None)
+    own = session_facts(where, me)
+    status = revealed(with_own(control.status(), own), me)
+    if not short:
+        status = for_programs(status, me)
     if not where.is_cluster:
-        return Sample(status, time.time())
+        return Sample(status, time.time(), user=me)
     here = open_here(own)
     if short:
         status = renamed(status, where, control)
         here = {where.short(control, name): text for name, text in here.items()}
-    return Sample(status, time.time(), here)
+    return Sample(status, time.time(), here, me)
 
 
 def _stream(sampler: Sampler, sample: Sample, name: str, once: bool, output: str | None) -> None:

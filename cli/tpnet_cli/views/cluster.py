@@ -44,14 +44,15 @@ def cluster_view(
     now: float,
     width: int,
     *,
+    user: str = "",
     place: str,
     skew: str = "",
     wide: bool = False,
 ) -> RenderableType:
     """Everything at once.
 
-    ``own``: what the session of this computer says, if there is one. ``place``: what is shown, such as a namespace.
-    ``skew``: a sentence when versions do not go together. ``wide``: every pod as well.
+    ``user``: who asks. ``own``: what the session of this computer says, if there is one. ``place``: what is shown, such
+    as a namespace. ``skew``: a sentence when versions do not go together. ``wide``: every pod as well.
     """
     agent = status.agent
     parts: list[RenderableType] = [
@@ -64,7 +65,7 @@ def cluster_view(
         parts += [Text(), Text(f"No intercepts in {place}: every request goes to the pods.")]
     for items in _groups(status):
         parts += [Text(), _head(items)]
-        rows = [taker_row(item, now) for item in items]
+        rows = [taker_row(item, now, user, wide=wide) for item in items]
         parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += [problem_line(item.intercept.name, text) for item in items for text in problems_of(item)]
         parts += [line for item in items for line in missed_lines(item)]

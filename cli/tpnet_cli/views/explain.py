@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.text import Text
 
-from tpnet.rules import AUTO_HEADER
 from tpnet_cli.tables import ALWAYS, Column, make_table
 
 if TYPE_CHECKING:
@@ -24,11 +22,6 @@ _COLUMNS = (
     Column("RULES", ALWAYS, least=50),
     Column("NOTE", 60, least=12),
 )
-
-
-_AUTO = re.compile(rf"({AUTO_HEADER} = [0-9a-f]{{4}})[0-9a-f]{{28}}")
-_CUT = r"\1…"
-"""An id of ``auto`` is shown as tables show it: its beginning tells whose it is, and its whole is its owner's."""
 
 
 def explain_view(explanation: Explanation, width: int) -> RenderableType:
@@ -61,7 +54,7 @@ def where_line(explanation: Explanation) -> Text:
 def _checks(step: ExplainStep) -> Text:
     line = Text()
     for index, (what, holds) in enumerate(step.checks):
-        line.append("   " if index else "").append(f"{_AUTO.sub(_CUT, what)} ").append(*_sign(holds))
+        line.append("   " if index else "").append(f"{what} ").append(*_sign(holds))
     return line
 
 

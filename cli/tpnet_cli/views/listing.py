@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from tpnet.rules import describe
+from tpnet.rules.describe import AUTO_HEADER, AUTO_ID
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
 
@@ -53,13 +53,14 @@ def list_view(
             Text.assemble(("try  ", "dim"), "tpnet intercept TARGET --http-header=auto"),
         )
     ordered = sorted(intercepts, key=lambda item: (item.intercept.target, item.intercept.serial))
-    table = make_table(_COLUMNS, [_row(item, user, now) for item in ordered], width, wide=wide)
+    table = make_table(_COLUMNS, [_row(item, user, now, wide=wide) for item in ordered], width, wide=wide)
     lines = [
         line
         for item in ordered
         for line in (
             *(problem_line(item.intercept.name, problem) for problem in problems_of(item)),
             *missed_lines(item),
+            *(_id_lines(item, wide=wide) if item.intercept.user == user else ()),
         )
     ]
     return Group(table, *lines)
@@ -97,6 +98,19 @@ def missed_lines(item: InterceptStatus) -> list[Text]:
     return [Text(f"  {item.intercept.name}: {some} {became}: {texts.reasons_text(item.reasons)}")]
 
 
+def _id_lines(item: InterceptStatus, *, wide: bool) -> list[Text]:
+    """What there is to say of one's own value that is not where it is to be: in the object, or not on this computer."""
+    name, lines = item.intercept.name, []
+    for rule in item.intercept.headers:
+        if wide and rule.digest and not rule.value:
+            said = f"what {rule.name} has to be is kept on the computer on which the intercept was made"
+            lines.append(Text(f"  {name}: {said}"))
+        elif rule.name.lower() == AUTO_HEADER and not rule.digest and AUTO_ID.fullmatch(rule.value):
+            said = "its id can be read by others. Leave it and make it anew: then only its digest can"
+            lines.append(problem_line(name, said))
+    return lines
+
+
 def problem_line(name: str, problem: str) -> Text:
     """A problem under a table, indented."""
     return Text.assemble(f"  {name}: ", (problem, "yellow"))
@@ -128,13 +142,13 @@ def _meanwhile(item: InterceptStatus) -> str:
     return "its requests go to the app"
 
 
-def _row(item: InterceptStatus, user: str, now: float) -> list[str | Text]:
+def _row(item: InterceptStatus, user: str, now: float, *, wide: bool) -> list[str | Text]:
     intercept = item.intercept
     return [
         intercept.name,
         intercept.user,
         target_text(item),
-        describe(intercept),
+        texts.takes(intercept, user, wide=wide),
         to_cell(item, user),
         ready_cell(item),
         texts.count(item.hits),

@@ -59,11 +59,11 @@ def made_view(
     intercept = made.intercept
     place = place or Place(intercept.name)
     others = f"to {place.others}, as before"
-    if not intercept.headers and intercept.path is None:
+    if not rules.headers and rules.path is None:
         others = "only those that a personal intercept takes are not sent here"
     if intercept.on_failure is OnFailure.ERROR:
         others += "; yours are answered with 502 while your handler is not there"
-    taken = texts.takes_parts(intercept)
+    taken = texts.takes_parts(rules, full=not rules.auto)
     lines = [
         Text(),
         Text.assemble((place.name, "bold"), " is on."),
@@ -72,7 +72,7 @@ def made_view(
         _said("others", others),
     ]
     # What tables cut is whole here: it is to be sent.
-    whole = [f"{rule.name}: {rule.value}" for rule in intercept.headers if not rule.regex]
+    whole = [f"{rule.name}: {rule.value}" for rule in rules.headers if not rule.regex]
     lines += [_said("header", text) for text in whole if rules.auto or text not in taken]
     if wide:
         lines.append(_said("session", f"{intercept.session}   tunnel port {intercept.tunnel_port}"))
@@ -80,14 +80,17 @@ def made_view(
             _said("" if number else "targets", "   ".join([info.name, *info.addresses]))
             for number, info in enumerate(targets)
         ]
-    lines += [Text(), *_try_lines(made, targets), *_next_lines(place)]
+    lines += [Text(), *_try_lines(made, rules, targets), *_next_lines(place)]
     return Group(*lines)
 
 
-def curl_line(made: InterceptStatus, targets: Sequence[TargetInfo]) -> str:
-    """A command that sends a request which the intercept takes; empty where none can be made up (regexes)."""
+def curl_line(made: InterceptStatus, rules: Rules, targets: Sequence[TargetInfo]) -> str:
+    """A command that sends a request which the intercept takes; empty where none can be made up (regexes).
+
+    ``rules``: as its owner gave them, for the intercept itself need not say their values.
+    """
     intercept = made.intercept
-    if any(rule.regex for rule in intercept.headers):
+    if any(rule.regex for rule in rules.headers):
         return ""
     path = "/" if intercept.path is None else intercept.path.value
     if intercept.path is not None and not path.startswith("/"):
@@ -101,7 +104,7 @@ def curl_line(made: InterceptStatus, targets: Sequence[TargetInfo]) -> str:
     host = f"[{address}]" if ":" in address else address
     port = "" if intercept.port == 80 else f":{intercept.port}"
     words = ["curl"]
-    for rule in intercept.headers:
+    for rule in rules.headers:
         words += ["-H", f"{rule.name}: {rule.value}"]
     return shlex.join([*words, f"http://{host}{port}{path}"])
 
@@ -121,7 +124,7 @@ def _said(label: str, text: str) -> Text:
     return Text.assemble(f"  {label:<8}", text)
 
 
-def _try_lines(made: InterceptStatus, targets: Sequence[TargetInfo]) -> list[Text]:
-    line = curl_line(made, targets)
+def _try_lines(made: InterceptStatus, rules: Rules, targets: Sequence[TargetInfo]) -> list[Text]:
+    line = curl_line(made, rules, targets)
     # Not wrapped, so that it can be copied in one piece.
     return [Text.assemble(("try    ", "dim"), line, no_wrap=True, overflow="ignore")] if line else []

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from tpnet.rules import describe
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
 from tpnet_cli.views.listing import ends_problems, missed_lines, problem_line, problems_of
@@ -45,8 +44,10 @@ TAKERS = (
 )
 
 
-def status_view(status: Status, now: float, width: int, *, wide: bool = False) -> RenderableType:
-    """Everything at once. Empty parts say so in a line."""
+def status_view(
+    status: Status, now: float, width: int, *, user: str = "", wide: bool = False
+) -> RenderableType:
+    """Everything at once. Empty parts say so in a line. ``user`` is who asks."""
     parts: list[RenderableType] = list(_agent_lines(status.agent, now))
     if status.sessions:
         rows = [_session_row(session, now, first=not index) for index, session in enumerate(status.sessions)]
@@ -63,7 +64,7 @@ def status_view(status: Status, now: float, width: int, *, wide: bool = False) -
     for targets in _groups(status):
         parts += [Text(), *_target_lines(targets)]
         takers = _takers(targets, status)
-        rows = [taker_row(item, now) for item in takers] + [_app_row(targets)]
+        rows = [taker_row(item, now, user, wide=wide) for item in takers] + [_app_row(targets)]
         parts.append(make_table(TAKERS, rows, width, wide=wide, header=False))
         parts += _afterthoughts(targets)
         parts += [problem_line(item.intercept.name, text) for item in takers for text in ends_problems(item)]
@@ -191,7 +192,7 @@ def _takers(targets: list[TargetStatus], status: Status) -> list[InterceptStatus
     return [item for item in status.intercepts if _concerns(item, targets[0])]
 
 
-def taker_row(item: InterceptStatus, now: float) -> list[str | Text]:
+def taker_row(item: InterceptStatus, now: float, user: str, *, wide: bool) -> list[str | Text]:
     """An intercept as one of those who take from a target: a row of ``TAKERS``."""
     intercept = item.intercept
     if not item.session_up:
@@ -206,7 +207,7 @@ def taker_row(item: InterceptStatus, now: float) -> list[str | Text]:
         "       ",
         intercept.user,
         intercept.name,
-        describe(intercept),
+        texts.takes(intercept, user, wide=wide),
         state,
         texts.counted(item.hits, "request"),
         f"to {intercept.handler}",

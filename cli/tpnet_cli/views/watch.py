@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 from rich.text import Text
 
-from tpnet.rules import describe
 from tpnet_cli import texts
 from tpnet_cli.tables import ALWAYS, Column, make_table
 from tpnet_cli.views.listing import problem_line, problems_of, ready_cell, target_text
@@ -41,12 +40,14 @@ _COLUMNS = (
 class Sample:
     """A status and when it was taken, in Unix seconds.
 
-    ``open``: of intercepts of this computer, by name, how many connections are open here, and were in all.
+    ``open``: of intercepts of this computer, by name, how many connections are open here, and were in all. ``user``: who
+    asks.
     """
 
     status: Status
     at: float
     open: Mapping[str, str] = field(default_factory=dict)
+    user: str = ""
 
 
 def watch_view(
@@ -60,7 +61,9 @@ def watch_view(
     chosen = select(sample.status, name)
     if not chosen:
         return Text("No intercepts: every request goes to the app.")
-    rows = [[*_row(item, sample, before), sample.open.get(item.intercept.name, "")] for item in chosen]
+    rows = [
+        [*_row(item, sample, before, wide=wide), sample.open.get(item.intercept.name, "")] for item in chosen
+    ]
     if _targets(chosen, sample.status):  # a cluster's agents do not count what the app serves
         rows.append(_app_row(chosen, sample, before))
     lines = [problem_line(item.intercept.name, text) for item in chosen for text in problems_of(item)]
@@ -78,7 +81,7 @@ def select(status: Status, name: str) -> list[InterceptStatus]:
     return sorted(found, key=lambda item: (item.intercept.target, item.intercept.serial))
 
 
-def _row(item: InterceptStatus, sample: Sample, before: Sample | None) -> list[str | Text]:
+def _row(item: InterceptStatus, sample: Sample, before: Sample | None, *, wide: bool) -> list[str | Text]:
     intercept = item.intercept
     former = (
         next((old for old in before.status.intercepts if old.intercept.name == intercept.name), None)
@@ -87,7 +90,7 @@ def _row(item: InterceptStatus, sample: Sample, before: Sample | None) -> list[s
     )
     return [
         intercept.name,
-        describe(intercept),
+        texts.takes(intercept, sample.user, wide=wide),
         f"{intercept.user} {texts.handler_text(intercept.handler)}",
         ready_cell(item),
         _rate(item.hits, former.hits if former else None, sample, before),

@@ -15,6 +15,7 @@ from tpnet.agent.cluster.decide import (
 )
 from tpnet.agent.cluster.facts import Service, ServicePort, Workload, endpoints_of, pod_of
 from tpnet.model import HeaderRule, InterceptReport, NodeReport, PathKind, PathRule, TargetKind
+from tpnet.rules.sealed import sealed
 
 A, B = pod("orders-a"), pod("orders-b")
 KEY = "shop", "orders-bob"
@@ -181,8 +182,27 @@ def test_of_two_with_the_same_rules_the_older_wins_and_the_other_says_by_whom_it
     assert problem.reason == CONFLICT
     assert (
         problem.message
-        == "bob's intercept shop/orders-bob, which is older, already takes requests with Coder: bob."
+        == "bob's intercept shop/orders-bob, which is older, already takes requests with Coder: #81b637d8."
     )
+
+
+def test_a_value_and_its_digest_are_the_same_rule_and_a_copied_digest_is_nobodys():
+    rule = HeaderRule("coder", "x")
+    hidden = sealed(rule, "bob")
+    bob = wish(created=100.0, headers=(hidden,))
+    for late, conflict in (
+        (wish("a", "dave", 101.0, headers=(rule,)), True),
+        (wish("a", "dave", 101.0, headers=(HeaderRule("b", "1"), rule)), True),
+        (wish("a", "bob", 101.0, headers=(rule,)), True),
+        (wish("a", "dave", 101.0, headers=(hidden,)), False),
+        (wish("a", "dave", 101.0, headers=(HeaderRule("coder", "y"),)), False),
+    ):
+        problem = decide(view(late, bob, pods=[A], ends=ENDS)).cases["shop", "a"].problem
+        assert (problem is not None) is conflict
+    thief = wish("a", "dave", 99.0, headers=(hidden,))
+    assert decide(view(thief, bob, pods=[A], ends=ENDS)).cases[KEY].problem is None
+    plain = wish("a", "dave", 99.0, headers=(rule,))
+    assert decide(view(plain, bob, pods=[A], ends=ENDS)).cases[KEY].problem.reason == CONFLICT
 
 
 def test_of_the_same_second_the_name_decides():

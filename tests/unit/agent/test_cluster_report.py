@@ -10,6 +10,7 @@ from tpnet.agent.cluster.report import READY, conclusion, differs, part_of
 from tpnet.agent.cluster.ring import Ring
 from tpnet.control.kubernetes.convert import from_api, to_api
 from tpnet.model import InterceptReport, MissedReport, NodeReport, TargetKind
+from tpnet.rules.sealed import mark
 
 A, B = pod("orders-a"), pod("orders-b")
 ENDS = (("orders-a", "n1", True), ("orders-b", "n2", True))
@@ -67,7 +68,11 @@ def test_a_node_without_endpoints_has_no_part():
 def test_ready_when_every_ready_endpoint_is_redirected():
     report = conclusion(case_of(), both(), AGENTS, 50.0)
     assert ready(report) == ("True", "Redirected", "All 2 ready endpoints are redirected and probed.")
-    assert (report.redirected, report.requests, report.observed_generation) == ("2/2", "Coder: bob", 1)
+    assert (report.redirected, report.requests, report.observed_generation) == (
+        "2/2",
+        f"Coder: #{mark(b'bob')}",
+        1,
+    )
 
 
 def test_partly_names_those_that_are_missing():

@@ -10,7 +10,6 @@ from tpnet.model import (
     AgentStatus,
     ExplainStep,
     Explanation,
-    HeaderRule,
     InterceptStatus,
     NotThere,
     PathKind,
@@ -19,6 +18,7 @@ from tpnet.model import (
     TargetInfo,
     TargetStatus,
 )
+from tpnet.rules.sealed import sealed
 
 AGENT = AgentStatus("0.1.0", 0, "", "2 nodes", "ebpf", "", "")
 
@@ -39,7 +39,7 @@ ALICE = InterceptStatus(
 CART = InterceptStatus(
     intercept(
         "cart-bob", "bob@example.org", target="deploy/cart", targets=("shop/deploy/cart",), port=9000, serial=3,
-        headers=(HeaderRule("x-tpnet-intercept-id", "6f1c0a9be44d4a7f8f0f5f3a1b2c3d4e"),), handler="127.0.0.1:8081",
+        headers=(sealed(samples.ID, "bob@example.org"),), handler="127.0.0.1:8081",
     ),
     1, 2, True, True, problems=("node n2: pod cart-7d9f: nothing listens on port 9000",),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from tpnet.model import (
     TargetInfo,
     TargetStatus,
 )
+from tpnet.rules.sealed import mark_of, sealed
 from tpnet_cli.terminal import make_console, rendered
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -39,6 +40,11 @@ AGENT = AgentStatus(
     memory_kib=38912,
     started=NOW - 2880,
 )
+
+
+ID = HeaderRule("x-tpnet-intercept-id", "6f1c0a9be44d4a7f8f0f5f3a1b2c3d4e")
+"""Bob's own: what his computer keeps; intercepts have its digest."""
+ID_MARK = f"#{mark_of(ID)}"
 
 
 def intercept(name="shop-bob", user="bob", **changes):
@@ -74,7 +80,7 @@ BROKEN = InterceptStatus(
         target="container/1f2e3d4c5b6a",
         targets=("container/1f2e3d4c5b6a",),
         port=9000,
-        headers=(HeaderRule("x-tpnet-intercept-id", "6f1c0a9be44d4a7f8f0f5f3a1b2c3d4e"),),
+        headers=(sealed(ID, "bob"),),
         handler="127.0.0.1:8081",
         serial=3,
     ),
@@ -158,7 +164,7 @@ EXPLANATION = Explanation(
         ExplainStep(
             "shop-bob",
             "bob",
-            (("header Coder = Bob", True), ("path starts with /api", True)),
+            (("header Coder = #cd9fb1e1", True), ("path starts with /api", True)),
             True,
             True,
             "this one",
@@ -175,7 +181,7 @@ TO_THE_APP = Explanation(
         ExplainStep(
             "shop-bob",
             "bob",
-            (("header Coder = Bob", False), ("path starts with /api", True)),
+            (("header Coder = #cd9fb1e1", False), ("path starts with /api", True)),
             False,
             False,
             "there is no header Coder",

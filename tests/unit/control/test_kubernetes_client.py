@@ -22,6 +22,7 @@ from tpnet.control.kubernetes.resources import (
     SYSTEM_NAMESPACE,
 )
 from tpnet.model import Conflict, HeaderRule, Intercept, InvalidInput, NotThere, Refused
+from tpnet.rules.sealed import sealed
 from tpnet.tunnel import KeyPair
 
 KEY = KeyPair().public
@@ -534,6 +535,32 @@ def test_a_name_that_is_taken_is_never_taken_over(control, api, other, whose):
     with pytest.raises(Conflict, match=f"{whose} an intercept named orders-bob in shop already"):
         control.create_intercept(intercept(session="bob-2"))
     assert api.objects["Intercept", "shop", "orders-bob"]["spec"] == before
+
+
+ID = HeaderRule("x-tpnet-intercept-id", "6f1c" * 8)
+
+
+@pytest.mark.parametrize("renewed", ["2999-01-01T00:00:00.000000Z", "2020-01-01T00:00:00.000000Z"])
+def test_ones_own_that_says_its_id_makes_place_for_one_that_does_not(control, api, renewed):
+    """As they were made before there were digests. One that a living session has stays."""
+    api.agent = ready
+    plain = dataclasses.replace(intercept(session="bob-1"), headers=(ID,))
+    control.create_intercept(plain)
+    api.put(SESSIONS, session_of("laptop-7", renewed))
+    hidden = dataclasses.replace(plain, session="bob-2", headers=(sealed(ID, "bob"),))
+    before = api.objects["Intercept", "shop", "orders-bob"]["metadata"]["uid"]
+    if renewed.startswith("2999"):
+        with pytest.raises(Conflict, match="your session bob-1 on laptop-7 has it"):
+            control.create_intercept(hidden)
+        return
+    assert control.create_intercept(hidden).ready == 2
+    there = api.objects["Intercept", "shop", "orders-bob"]
+    assert there["metadata"]["uid"] != before
+    assert ID.value not in repr(there)
+    assert there["spec"]["headers"] == [{"name": ID.name, "digest": hidden.headers[0].digest}]
+    other = dataclasses.replace(hidden, headers=(sealed(dataclasses.replace(ID, value="0" * 32), "bob"),))
+    with pytest.raises(Conflict, match="You have an intercept named orders-bob"):
+        control.create_intercept(other)
 
 
 def test_leaving_what_is_not_there_says_where_it_looked(control, api):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import pytest
 
 from tpnet.model import Intercept
+from tpnet.rules.sealed import sealed
 
 _serials = count(1)
 
@@ -46,10 +47,19 @@ def head():
 
 @pytest.fixture(scope="session")
 def intercept():
-    """intercept(headers, path, name=..., ...); each is younger than the one before."""
+    """intercept(headers, path, name=..., ...); each is younger than the one before.
+
+    Of a rule with the digest "own" it keeps the digest of its user alone, with "ann's" that of ann.
+    """
+
+    def kept(rule, user):
+        if rule.digest not in {"own", "ann's"}:
+            return rule
+        return sealed(replace(rule, digest=""), "ann" if rule.digest == "ann's" else user)
 
     def make(headers=(), path=None, name="", user="bob", serial=0, created=0.0, shared=False):
         serial = serial or next(_serials)
+        headers = [kept(rule, user) for rule in headers]
         return Intercept(
             name=name or f"i{serial}",
             user=user,

@@ -191,7 +191,7 @@ def test_no_intercepts_take_nothing(head):
 
 
 def test_a_regex_that_does_not_compile_is_refused(intercept):
-    with pytest.raises(InvalidInput, match=r"The regex \( cannot be compiled."):
+    with pytest.raises(InvalidInput, match="cannot be compiled"):
         RuleSet([intercept((HeaderRule("a", "("),)), intercept((HeaderRule("a", "(", regex=True),))])
 
 

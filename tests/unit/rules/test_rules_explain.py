@@ -25,12 +25,12 @@ def test_a_dry_run_names_the_one_that_takes_it_and_why_not_the_others(intercept,
         (
             "orders-bob",
             "bob",
-            (("header Coder = Bob", True), ("path starts with /api", True)),
+            (("header Coder = #cd9fb1e1", True), ("path starts with /api", True)),
             True,
             True,
             "this one",
         ),
-        ("orders-al", "al", (("header Coder = Al", False),), False, False, "Coder is Bob"),
+        ("orders-al", "al", (("header Coder = #1af8ffa2", False),), False, False, "Coder is Bob"),
         (
             "orders-all",
             "alice",
@@ -95,7 +95,7 @@ def test_a_dry_run_says_why_another_comes_first(others, notes, intercept, head):
 def test_a_dry_run_says_what_the_request_has_instead(rule, path, lines, check, note, intercept, head):
     ((_, _, checks, matches, chosen, said),) = steps([intercept(BOB, rule or API)], head(path, *lines))
     assert (matches, chosen, said) == (False, False, note)
-    assert [text for text, _ in checks] == ["header Coder = Bob", check]
+    assert [text for text, _ in checks] == ["header Coder = #cd9fb1e1", check]
 
 
 def test_a_dry_run_says_that_hosts_differ(intercept, head):
@@ -117,15 +117,15 @@ def test_a_dry_run_says_that_hosts_differ(intercept, head):
         (
             (HeaderRule("x-tpnet-intercept-id", "6f1c" + "0" * 28),),
             API,
-            "x-tpnet-intercept-id: 6f1c… · /api…",
+            f"x-tpnet-intercept-id: 6f1c{'0' * 28} · /api…",
         ),
         ((HeaderRule("X-Tpnet-Intercept-Id", "mine"),), None, "X-Tpnet-Intercept-Id: mine"),
         ((HeaderRule("a", "\u202eb\x1b"),), None, r"a: \u202eb\x1b"),
     ],
 )
 def test_rules_as_a_cell_of_a_table(headers, path, text, intercept):
-    assert describe(Rules(headers, path)) == text
-    assert describe(intercept(headers, path)) == text
+    assert describe(Rules(headers, path), full=True) == text
+    assert describe(intercept(headers, path), full=True) == text
 
 
 def test_printable_text_is_cut_where_told():
@@ -187,7 +187,7 @@ def test_the_same_header_and_path_rules_conflict(headers, path, conflicts, inter
             (HeaderRule("x-tpnet-intercept-id", "6f1c" + "0" * 28),),
             None,
             -5,
-            "alice's intercept orders-a (on for 0 s) already takes requests with x-tpnet-intercept-id: 6f1c….",
+            "alice's intercept orders-a (on for 0 s) already takes requests with x-tpnet-intercept-id: #278195eb.",
             "End it with tpnet leave orders-a, or give each a path of its own.",
         ),
     ],

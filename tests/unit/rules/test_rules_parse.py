@@ -233,9 +233,9 @@ AUTO_ALONE = (
         ([], {"prefix": ["/a", "/b"]}, "--http-path-prefix can be given only once."),
         ([], {"equal": ["/a", "/a"]}, "--http-path-equal can be given only once."),
         ([], {"regex": ["/a", "/b"]}, "--http-path-regex can be given only once."),
-        (["a=b", "A: b"], {}, "The header rule a: b is given twice."),
-        (["a=~b", "A=~b"], {}, "The header rule a =~ b is given twice."),
-        (["Host=a", "host=b"], {}, "Host would have to be a and b at once, but a request has one Host."),
+        (["a=b", "A: b"], {}, "The header rule on a is given twice."),
+        (["a=~b", "A=~b"], {}, "The header rule on a is given twice."),
+        (["Host=a", "host=b"], {}, "Host would have to be 2 things at once, but a request has one Host."),
         ([f"h{n}=v" for n in range(33)], {}, "33 header rules are too many: an intercept can have 32."),
         (
             ["all", "a=b"],
@@ -296,7 +296,7 @@ def test_a_damaged_id_is_refused_where_it_is_meant_and_only_there(damaged):
             None,
             "header rule a: the regex does not compile: missing ): (.",
         ),
-        ([HeaderRule("a", "b"), HeaderRule("A", "b")], None, "The header rule a: b is given twice."),
+        ([HeaderRule("a", "b"), HeaderRule("A", "b")], None, "The header rule on a is given twice."),
         ([], PathRule(PathKind.EQUAL, "api"), "path rule api: a path begins with a slash."),
     ],
 )

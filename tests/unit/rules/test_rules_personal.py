@@ -3,7 +3,7 @@
 import pytest
 
 from tpnet.model import HeaderRule, PathKind, PathRule
-from tpnet.rules import Rules, is_personal
+from tpnet.rules import is_personal
 from tpnet.rules.implies import implies
 from tpnet.rules.personal import EVERYBODYS, EVERYBODYS_PREFIXES, cel
 
@@ -55,14 +55,14 @@ def path(kind, value):
         (path("equal", "*"), path("prefix", "/"), False),
     ],
 )
-def test_a_path_rule_implies_another(narrow, wide, yes):
-    assert implies(Rules((), narrow), Rules((), wide)) is yes
+def test_a_path_rule_implies_another(narrow, wide, yes, intercept):
+    assert implies(intercept((), narrow), intercept((), wide)) is yes
 
 
-def test_a_value_implies_a_regex_that_it_matches():
+def test_a_value_implies_a_regex_that_it_matches(intercept):
     bob, regex = HeaderRule("coder", "Bob"), HeaderRule("Coder", "B.*", regex=True)
-    assert implies(Rules((bob,), None), Rules((regex,), None))
-    assert not implies(Rules((regex,), None), Rules((bob,), None))
-    assert not implies(Rules((HeaderRule("coder", "Al"),), None), Rules((regex,), None))
-    assert not implies(Rules((HeaderRule("name", "Bob"),), None), Rules((regex,), None))
-    assert implies(Rules((bob, HeaderRule("x", "1")), None), Rules((regex,), None))
+    assert implies(intercept((bob,)), intercept((regex,)))
+    assert not implies(intercept((regex,)), intercept((bob,)))
+    assert not implies(intercept((HeaderRule("coder", "Al"),)), intercept((regex,)))
+    assert not implies(intercept((HeaderRule("name", "Bob"),)), intercept((regex,)))
+    assert implies(intercept((bob, HeaderRule("x", "1"))), intercept((regex,)))

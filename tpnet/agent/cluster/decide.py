@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tpnet.control.kubernetes.names import is_system
 from tpnet.model import Intercept, TargetKind, TpnetError
 from tpnet.rules import check_rules, is_personal, older_takes, takes_all
-from tpnet.rules.precedence import header_key
+from tpnet.rules.sealed import mark_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -242,15 +242,19 @@ class Takers:
 
     def add(self, case: Case) -> None:
         """The next one."""
-        key = header_key(case.wish.spec.headers)
         # One that takes more than another has none of its exact rules beyond that one's. Regexes are compared in full.
-        first = key[0] if key and not key[0][0] else None
-        self._cases.setdefault((case.wish.namespace, first), []).append(case)
+        self._cases.setdefault((case.wish.namespace, next(iter(_marks(case)), None)), []).append(case)
 
     def of(self, case: Case) -> Iterable[Case]:
         """Those that may; those that surely do not are left out."""
-        for first in (None, *header_key(case.wish.spec.headers)):
+        for first in (None, *_marks(case)):
             yield from self._cases.get((case.wish.namespace, first), ())
+
+
+def _marks(case: Case) -> list[tuple[str, str]]:
+    """Of each exact rule its header and the mark of its value, which is the same whether the rule says it or not."""
+    exact = (rule for rule in case.wish.spec.headers if not rule.regex)
+    return sorted({(rule.name.lower(), mark_of(rule)) for rule in exact})
 
 
 def _conflict(view: View, case: Case, older_ones: Takers) -> Problem | None:

@@ -54,6 +54,8 @@ def to_api(obj: Any) -> dict[str, Any]:
         value = getattr(obj, field.name)
         if is_required(field) or value != field.default:
             data[camel(field.name)] = _plain(value)
+    if isinstance(obj, HeaderRule) and not obj.digest:
+        data["value"] = obj.value  # an empty one is said too: without any, a digest has to be there
     return data
 
 
@@ -87,6 +89,8 @@ def _object(cls: type[T], data: Any, where: str) -> T:
             given[field.name] = data[name] if exact and plain is str else value
         elif is_required(field):
             raise InvalidInput(f"{where} has no {name}.")
+    if cls is HeaderRule and not given.keys() & {"value", "digest"}:
+        raise InvalidInput(f"{where} has no value.")
     return cls(**given)
 
 

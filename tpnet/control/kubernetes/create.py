@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tpnet.control.kubernetes.api import field_is
@@ -21,6 +22,7 @@ from tpnet.control.kubernetes.targets import split_name
 from tpnet.control.kubernetes.view import objects_of, status_of, unix_time
 from tpnet.model import Conflict, InterceptSpec, InvalidInput, NotThere, Refused, SessionSpec, TpnetError
 from tpnet.rules import older_takes, takes_all
+from tpnet.rules.implies import same_rules
 
 if TYPE_CHECKING:
     from tpnet.control.kubernetes.api import Api, Object
@@ -46,8 +48,7 @@ async def create(api: Api, user: str, intercept: Intercept) -> Object:
     try:
         made = await api.create(INTERCEPTS, obj, manager=MANAGER_CLIENT)
     except Conflict:
-        made = await _take_over(api, user, obj)
-        new = False
+        made, new = await _take_over(api, user, obj)
     except NotThere as error:
         if f'namespaces "{namespace}" not found' in error.message:
             raise NotThere(
@@ -62,16 +63,21 @@ async def create(api: Api, user: str, intercept: Intercept) -> Object:
         raise
 
 
-async def _take_over(api: Api, user: str, obj: Object) -> Object:
-    """One's own of the same name and content, left by a session that is no more, goes to the new session."""
+async def _take_over(api: Api, user: str, obj: Object) -> tuple[Object, bool]:
+    """One's own of the same name and content, left by a session that is no more, goes to the new session.
+
+    One that says the value of which the new one has the digest (as they did before there were digests) makes place for
+    the new one, so that nobody reads it any more. Whether the object is new.
+    """
     namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
     there = await api.get(INTERCEPTS, name, namespace)
     spec, wanted = there["spec"], obj["spec"]
     movable = ("session", "tunnelPort", "handler")
     as_is = (*movable, *(() if "port" in wanted else ("port",)))  # a port by its name is not known here
     moved = {**wanted, **{key: spec[key] for key in as_is if key in spec}}
-    same = from_api(InterceptSpec, spec) == from_api(InterceptSpec, moved)
-    if spec["user"] != user or not same:
+    old, new = from_api(InterceptSpec, spec), from_api(InterceptSpec, moved)
+    told = old != new and replace(old, headers=new.headers) == new and same_rules(old, new)
+    if spec["user"] != user or not (old == new or told):
         whose = "You have" if spec["user"] == user else f"{spec['user']} has"
         raise Conflict(
             f"{whose} an intercept named {name} in {namespace} already.",
@@ -88,7 +94,10 @@ async def _take_over(api: Api, user: str, obj: Object) -> Object:
         "metadata": {"labels": obj["metadata"]["labels"]},
         "spec": {key: wanted[key] for key in movable if key in wanted},
     }
-    return await api.merge(INTERCEPTS, name, namespace, patch)
+    if told:
+        await api.delete(INTERCEPTS, name, namespace, uid=there["metadata"]["uid"])
+        return await api.create(INTERCEPTS, obj, manager=MANAGER_CLIENT), True
+    return await api.merge(INTERCEPTS, name, namespace, patch), False
 
 
 async def _lives_elsewhere(api: Api, session: str) -> str:
@@ -148,7 +157,8 @@ async def _check_rivals(api: Api, user: str, obj: Object) -> None:
         if (other.target, other.port) == (spec.target, spec.port) and takes_all(other, spec):
             full = f"{meta['namespace']}/{name}"
             own = f"It is your own: tpnet leave {full} ends it."
-            raise Conflict(older_takes(other.user, full, other), own if other.user == user else _ANOTHER)
+            said = older_takes(other.user, full, other, full=True)
+            raise Conflict(said, own if other.user == user else _ANOTHER)
 
 
 def _stands(item: Object) -> bool:
