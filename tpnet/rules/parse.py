@@ -96,9 +96,9 @@ def parse_rules(
 
 
 def check_rules(headers: Sequence[HeaderRule], path: PathRule | None) -> None:
-    """Raise ``InvalidInput`` unless flags could have made these rules."""
+    """Raise ``InvalidInput`` unless flags could have made these rules. It says no header's value, nor a part of one."""
     for rule in headers:
-        _check_header(rule, f"header rule {printable(rule.name, _SHOWN)}")
+        _check_header(rule, f"header rule {printable(rule.name, _SHOWN)}", quoting=False)
     _check_together(headers)
     if path is not None:
         _check_path(path, f"path rule {printable(path.value, _SHOWN)}")
@@ -147,7 +147,7 @@ def _parse_path(equal: Sequence[str], prefix: Sequence[str], regex: Sequence[str
     return rule
 
 
-def _check_header(rule: HeaderRule, where: str) -> None:
+def _check_header(rule: HeaderRule, where: str, *, quoting: bool = True) -> None:
     if not rule.name:
         raise InvalidInput(
             f"{where}: the header's name is empty.", "Write KEY=VALUE, 'KEY: VALUE' or KEY=~REGEX."
@@ -170,7 +170,7 @@ def _check_header(rule: HeaderRule, where: str) -> None:
             "Drop the blank; in a regex that means it, write [ ].",
         )
     if rule.regex:
-        _check_regex(rule.value, where)
+        _check_regex(rule.value, where, quoting=quoting)
 
 
 def _check_together(rules: Sequence[HeaderRule]) -> None:
@@ -225,8 +225,8 @@ def _check_path(rule: PathRule, where: str) -> None:
             )
 
 
-def _check_regex(pattern: str, where: str) -> None:
-    fault = regex_fault(pattern)
+def _check_regex(pattern: str, where: str, *, quoting: bool = True) -> None:
+    fault = regex_fault(pattern, quoting=quoting)
     if fault is not None:
         why, hint = fault
         raise InvalidInput(f"{where}: {printable(why)}", hint)

@@ -27,8 +27,11 @@ REGEX_MEMORY = 64 * 1024
 """Bytes for the program and the automaton of one regex; n regexes in a set share n times as much."""
 
 
-def regex_fault(pattern: str) -> tuple[str, str] | None:
-    """Why this regex cannot be a rule, as (the end of a sentence, hint), or None if it can."""
+def regex_fault(pattern: str, *, quoting: bool = True) -> tuple[str, str] | None:
+    """Why this regex cannot be a rule, as (the end of a sentence, hint), or None if it can.
+
+    ``quoting``: with the part of it that is at fault.
+    """
     text = pattern.encode()
     if len(text) > MAX_REGEX_BYTES:
         return f"the regex is longer than {MAX_REGEX_BYTES} bytes.", ""
@@ -40,6 +43,8 @@ def regex_fault(pattern: str) -> tuple[str, str] | None:
             0
         ]  # RE2 says why in bytes; its Python wrapper's text means that the set got too large
         why = _cause(cause) if isinstance(cause, bytes) else ""
+        if not quoting:
+            why = why.partition(":")[0]
         if not why or why.startswith("pattern too large"):
             return "the regex is too large.", "Use fewer or smaller repetitions."
         return (

@@ -294,7 +294,7 @@ def test_a_damaged_id_is_refused_where_it_is_meant_and_only_there(damaged):
         (
             [HeaderRule("a", "(", regex=True)],
             None,
-            "header rule a: the regex does not compile: missing ): (.",
+            "header rule a: the regex does not compile: missing ).",
         ),
         ([HeaderRule("a", "b"), HeaderRule("A", "b")], None, "The header rule on a is given twice."),
         ([], PathRule(PathKind.EQUAL, "api"), "path rule api: a path begins with a slash."),

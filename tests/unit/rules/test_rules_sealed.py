@@ -161,3 +161,11 @@ def test_no_text_about_rules_says_a_value_but_in_full(rule, intercept, head):
 def test_in_full_a_value_that_is_not_known_is_its_mark():
     assert describe(Rules((auto(),)), full=True) == f"{AUTO_HEADER}: #{mark_of(auto())}"
     assert describe(Rules((HeaderRule("a", ""),)), full=True) == "a: "
+
+
+@pytest.mark.parametrize("end", ["(", "[", "\\1", "(?=a)", "{2000}", "**", "|"])
+def test_no_refusal_of_a_rule_from_elsewhere_repeats_a_regex(end):
+    with pytest.raises(InvalidInput) as refused:
+        check_rules([HeaderRule("a", f"{SECRET}{end}", regex=True)], None)
+    assert SECRET not in str(refused.value)
+    assert refused.value.message.startswith("header rule a: ")
