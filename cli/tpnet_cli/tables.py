@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from rich.table import Table
 from rich.text import Text
 
+from tpnet.text import clean
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -50,7 +52,7 @@ def make_table(
 
     ``rows`` have a cell for each column, also for those left out.
     """
-    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    cells = [[_one_line(cell) for cell in row] for row in rows]
     natural = [
         max([len(column.header) if header else 0, *(row[index].cell_len for row in cells)])
         for index, column in enumerate(columns)
@@ -83,6 +85,13 @@ def make_table(
     for row in cells:
         table.add_row(*(row[index] for index in shown))
     return table
+
+
+def _one_line(cell: Cell) -> Text:
+    """What others wrote makes no further line of a table, whose beginning would look like a row."""
+    if isinstance(cell, Text):
+        return cell if "\n" not in cell.plain else Text(clean(cell.plain), style=cell.style)
+    return Text(clean(cell))
 
 
 def _total(widths: Sequence[int], shown: Sequence[int]) -> int:

@@ -34,18 +34,36 @@ PATIENCE = 0.5
 _STEP_NAME, _STEP_TEXT, _STEP_TIME = 9, 56, 7
 """Columns of the parts of a step's line; the time stands at the right end of 78."""
 
+_FURTHER_IN = 4
+"""Blanks before a line that goes on with the one above it."""
+
 OK = ("✓", "green")
 WAITING = ("!", "yellow")
 BROKEN = ("✗", "red")
 
 
 class CleanConsole(Console):
-    """A console that shows what others wrote, and obeys none of it. What is bold or green is ours: styles are no text."""
+    """A console that shows what others wrote, and obeys none of it. What is bold or green is ours: styles are no text.
+
+    Nor does what others wrote begin a line: what does not fit one goes on further in.
+    """
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """See ``Console.render``. Cells of tables come through here before they are cut to their width."""
+        whole = options is None or options.max_width >= self.width
+        if isinstance(renderable, Text) and whole and not renderable.no_wrap:
+            renderable = self._hanging(renderable)
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(clean(segment.text, lines=True), segment.style)
+
+    def _hanging(self, text: Text) -> Text:
+        if text.cell_len <= self.width:
+            return text
+        lines: list[Text] = []
+        for line in text.split("\n", allow_blank=True):  # these are ours
+            first, *more = line.wrap(self, self.width - _FURTHER_IN) or (line,)
+            lines += [first, *(Text(" " * _FURTHER_IN) + part for part in more)]
+        return Text("\n").join(lines)
 
 
 def make_console(file: TextIO | None = None, width: int | None = None) -> Console:

@@ -15,11 +15,17 @@ from typing import Annotated
 from tpnet.model.about import About
 from tpnet.model.names import OBJECT_NAME
 from tpnet.model.objects import CONNECT_SECONDS, MAX_CONNECT_SECONDS, HeaderRule, OnFailure, PathRule
+from tpnet.text import ONE_LINE
 
 MAX_HEADER_RULES = 32
 """Header rules of one intercept."""
 
 _NAME = 253  # a DNS subdomain
+_NAMED = f"^{OBJECT_NAME}$"
+_WORD = "^([A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?)?$"  # as the reason of a metav1.Condition, or nothing
+_TIME = "^[0-9TZ:.+-]*$"  # and what else a time has to be, its format says
+_TIME_LENGTH = 64
+_KEY = "^[A-Za-z0-9+/]{43}=$"
 _MESSAGE = 1024
 _ENDPOINTS = 1000  # of one node, in one status
 _NODES = 5000
@@ -55,7 +61,7 @@ class TargetRef:
             "The name of the target, in the intercept's own namespace.",
             min_length=1,
             max_length=_NAME,
-            pattern=f"^{OBJECT_NAME}$",
+            pattern=_NAMED,
         ),
     ]
 
@@ -71,6 +77,7 @@ class InterceptSpec:
             "and no one can give another's name.",
             min_length=1,
             max_length=512,
+            pattern=ONE_LINE,
         ),
     ]
     target: Annotated[
@@ -88,7 +95,9 @@ class InterceptSpec:
         int | str | None,
         About(
             "The port, by number or by name: of a Service the service's port, of all else a container's. It may be left "
-            "out when there is only one. It never changes."
+            "out when there is only one. It never changes.",
+            max_length=63,
+            pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
         ),
     ] = None
     path: Annotated[
@@ -103,6 +112,7 @@ class InterceptSpec:
             "What answers the requests on the developer's computer: HOST:PORT, [IPV6]:PORT, or one of the two. Left out: "
             "localhost, which is 127.0.0.1 or ::1, and the number in port. Agents never use it.",
             max_length=512,
+            pattern=ONE_LINE,
         ),
     ] = ""
     session: Annotated[
@@ -151,14 +161,19 @@ class InterceptSpec:
 class EndpointReport:
     """One pod's port as its node sees it."""
 
-    pod: Annotated[str, About("The name of the pod.", max_length=_NAME)]
+    pod: Annotated[str, About("The name of the pod.", max_length=_NAME, pattern=_NAMED)]
     port: Annotated[int, About("The container's port.", minimum=0, maximum=65535)]
     ready: Annotated[
         bool, About("Whether new connections to it are redirected at this moment, and a probe has shown it.")
     ]
-    ip: Annotated[str, About("The address of the pod.", max_length=45)] = ""
+    ip: Annotated[str, About("The address of the pod.", max_length=45, pattern="^[0-9a-fA-F.:]*$")] = ""
     reason: Annotated[
-        str, About("Why it is not redirected, as a sentence; empty when it is.", max_length=_MESSAGE)
+        str,
+        About(
+            "Why it is not redirected, as a sentence; empty when it is.",
+            max_length=_MESSAGE,
+            pattern=ONE_LINE,
+        ),
     ] = ""
 
 
@@ -166,7 +181,7 @@ class EndpointReport:
 class MissedReport:
     """How many matched requests did not reach their session, for one reason."""
 
-    reason: Annotated[str, About("Why, in a few words.", min_length=1, max_length=_NAME)]
+    reason: Annotated[str, About("Why, in a few words.", min_length=1, max_length=_NAME, pattern=ONE_LINE)]
     count: Annotated[int, About("How many.", minimum=0)]
 
 
@@ -174,7 +189,7 @@ class MissedReport:
 class NodeReport:
     """One node's part of an intercept. Only the agent of that node can write it."""
 
-    node: Annotated[str, About("The name of the node.", min_length=1, max_length=_NAME)]
+    node: Annotated[str, About("The name of the node.", min_length=1, max_length=_NAME, pattern=_NAMED)]
     ready: Annotated[
         int, About("How many of the target's ready endpoints on this node are redirected.", minimum=0)
     ]
@@ -187,7 +202,9 @@ class NodeReport:
     hits: Annotated[
         int, About("How many requests this node has sent to the session; it lags by half a minute.")
     ] = 0
-    last_hit: Annotated[str, About("When it last sent one.", format="date-time")] = ""
+    last_hit: Annotated[
+        str, About("When it last sent one.", format="date-time", max_length=_TIME_LENGTH, pattern=_TIME)
+    ] = ""
     missed: Annotated[
         tuple[MissedReport, ...],
         About(
@@ -198,13 +215,19 @@ class NodeReport:
         ),
     ] = ()
     message: Annotated[
-        str, About("What is wrong on this node, as a sentence; empty when all is well.", max_length=_MESSAGE)
+        str,
+        About(
+            "What is wrong on this node, as a sentence; empty when all is well.",
+            max_length=_MESSAGE,
+            pattern=ONE_LINE,
+        ),
     ] = ""
     reason: Annotated[
         str,
         About(
             "Why the intercept is not carried out on this node, as one word for programs; empty when it is.",
             max_length=64,
+            pattern=_WORD,
         ),
     ] = ""
 
@@ -219,12 +242,18 @@ class Condition:
             "Ready: every ready endpoint of the target is redirected and probed. Accepted: no older intercept takes the "
             "same requests, and everything it asks for is allowed.",
             max_length=316,
+            pattern="^[A-Za-z0-9][A-Za-z0-9./_-]*$",
         ),
     ]
     status: Annotated[ConditionStatus, About("Whether it holds.")]
-    reason: Annotated[str, About("Why, as one word for programs.", min_length=1, max_length=256)]
-    message: Annotated[str, About("Why, as a sentence for people.", max_length=32768)]
-    last_transition_time: Annotated[str, About("When the status last changed.", format="date-time")]
+    reason: Annotated[
+        str, About("Why, as one word for programs.", min_length=1, max_length=256, pattern=_WORD)
+    ]
+    message: Annotated[str, About("Why, as a sentence for people.", max_length=32768, pattern=ONE_LINE)]
+    last_transition_time: Annotated[
+        str,
+        About("When the status last changed.", format="date-time", max_length=_TIME_LENGTH, pattern=_TIME),
+    ]
     observed_generation: Annotated[
         int, About("The metadata.generation that this was said of.", minimum=0)
     ] = 0
@@ -243,10 +272,16 @@ class InterceptReport:
             "Which requests it takes, in short, for tables: Coder: #cd9fb1e1 · /api…. Of a header's value it has the "
             "first digits of the SHA-256 alone.",
             max_length=_MESSAGE,
+            pattern=ONE_LINE,
         ),
     ] = ""
     redirected: Annotated[
-        str, About("How many of the target's ready endpoints are redirected, for tables: 2/3.", max_length=32)
+        str,
+        About(
+            "How many of the target's ready endpoints are redirected, for tables: 2/3.",
+            max_length=32,
+            pattern="^([0-9]+/[0-9]+)?$",
+        ),
     ] = ""
     conditions: Annotated[
         tuple[Condition, ...], About("Ready and Accepted, each with its reason.", max_items=16, key="type")
@@ -269,6 +304,7 @@ class SessionSpec:
             "Whose session it is: the name by which the API server knows whoever makes it. It never changes.",
             min_length=1,
             max_length=512,
+            pattern=ONE_LINE,
         ),
     ]
     public_key: Annotated[
@@ -277,9 +313,15 @@ class SessionSpec:
             "The WireGuard public key of the session, in base64. Its tunnel address follows from it. It never changes: "
             "a new key is a new session.",
             max_length=44,
+            pattern=_KEY,
         ),
     ]
-    renew_time: Annotated[str, About("When the session was last renewed.", format="date-time")]
+    renew_time: Annotated[
+        str,
+        About(
+            "When the session was last renewed.", format="date-time", max_length=_TIME_LENGTH, pattern=_TIME
+        ),
+    ]
     lease_seconds: Annotated[
         int,
         About(
@@ -300,24 +342,39 @@ class NodeAgentSpec:
         About(
             "The WireGuard public key of the agent, in base64. Developers' computers take it only from here.",
             max_length=44,
+            pattern=_KEY,
         ),
     ]
     tunnel_address: Annotated[
-        str, About("The agent's address inside the tunnel; it follows from the key.", format="ipv6")
+        str,
+        About(
+            "The agent's address inside the tunnel; it follows from the key.", format="ipv6", max_length=45
+        ),
     ]
     endpoints: Annotated[
         tuple[str, ...],
         About(
             "Where WireGuard's datagrams reach the agent by UDP, best first.",
             max_items=16,
-            item=About("An address and port, as host:port or [host]:port.", max_length=300),
+            item=About(
+                "An address and port, as host:port or [host]:port.",
+                max_length=300,
+                pattern="^[0-9A-Za-z_.:%[\\]-]+$",
+            ),
         ),
     ]
     heartbeat_port: Annotated[
         int, About("The UDP port, inside the tunnel, that answers heartbeats.", minimum=1, maximum=65535)
     ]
     mtu: Annotated[int, About("The tunnel's MTU in bytes.", minimum=1280, maximum=65535)]
-    version: Annotated[str, About("The version of tpnet that the agent runs.", max_length=64)] = ""
+    version: Annotated[
+        str, About("The version of tpnet that the agent runs.", max_length=64, pattern="^[0-9A-Za-z.+_-]*$")
+    ] = ""
     redirect: Annotated[
-        str, About("How the agent redirects connections on this node, such as ebpf.", max_length=64)
+        str,
+        About(
+            "How the agent redirects connections on this node, such as ebpf.",
+            max_length=64,
+            pattern=ONE_LINE,
+        ),
     ] = ""

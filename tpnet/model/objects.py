@@ -15,6 +15,9 @@ CONNECT_SECONDS, MAX_CONNECT_SECONDS = 10, 300
 """How long a matched request waits for the developer's process to be connected: where nothing is said, and at most."""
 
 
+_NO_CONTROL = r"^[^\x00-\x08\x0a-\x1f\x7f-\x{9f}]*$"  # all but HTAB; RFC 9110 section 5.5
+
+
 class PathKind(StrEnum):
     """How a path rule compares with the raw path of a request, its query left out."""
 
@@ -39,13 +42,21 @@ class HeaderRule:
     rule can tell whether a value is the one, and not which it is (``tpnet.rules.sealed``).
     """
 
-    name: Annotated[str, About("The header's name; upper and lower case are the same.", max_length=256)]
+    name: Annotated[
+        str,
+        About(
+            "The header's name; upper and lower case are the same.",
+            max_length=256,
+            pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$",  # RFC 9110 section 5.6.2
+        ),
+    ]
     value: Annotated[
         str,
         About(
             "What the value of one of the request's lines of this header must equal, byte for byte; or, with regex, "
             "what the whole of it must match. Whoever may read the object can read it.",
             max_length=4096,
+            pattern=_NO_CONTROL,
         ),
     ] = ""
     regex: Annotated[bool, About("Whether the value is a regex, in RE2's syntax.")] = False
@@ -75,7 +86,10 @@ class PathRule:
     value: Annotated[
         str,
         About(
-            "What the request's raw path, without its query, is compared with.", min_length=1, max_length=4096
+            "What the request's raw path, without its query, is compared with.",
+            min_length=1,
+            max_length=4096,
+            pattern=_NO_CONTROL,
         ),
     ]
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import re2
 from cluster_samples import live, pod, view, wish
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,8 +10,9 @@ from tpnet.agent.cluster.facts import Workload
 from tpnet.agent.cluster.report import READY, conclusion, differs, part_of
 from tpnet.agent.cluster.ring import Ring
 from tpnet.control.kubernetes.convert import from_api, to_api
-from tpnet.model import InterceptReport, MissedReport, NodeReport, TargetKind
+from tpnet.model import HeaderRule, InterceptReport, MissedReport, NodeReport, TargetKind
 from tpnet.rules.sealed import mark
+from tpnet.text import ONE_LINE
 
 A, B = pod("orders-a"), pod("orders-b")
 ENDS = (("orders-a", "n1", True), ("orders-b", "n2", True))
@@ -194,3 +196,40 @@ def test_a_node_that_goes_moves_only_what_was_its_own():
         else:
             assert ring.owners(uid)[0] == first[uid][1]
     assert Ring().owners("x") == ()
+
+
+SECRET = "Bearer-eyJhbGciOi"
+
+
+@given(
+    st.lists(
+        st.builds(
+            HeaderRule,
+            st.sampled_from(["Authorization", "Host", "x"]),
+            st.sampled_from([SECRET, f"{SECRET}.*", f"{SECRET}(", f"{SECRET}|"]),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.booleans(),
+)
+def test_nothing_that_an_agent_says_has_a_headers_value(rules, older):
+    mine = wish(headers=tuple(rules))
+    wishes = (mine, wish("a", "dave", 99.0, headers=tuple(rules))) if older else (mine,)
+    case = case_of(*wishes)
+    said = part(case)
+    assert SECRET not in repr((said, conclusion(case, [said], AGENTS, 50.0)))
+
+
+@given(st.text(max_size=1200))
+def test_what_an_agent_says_is_what_the_api_server_takes_and_gives_back(trouble):
+    said = part(case_of(), trouble=trouble)
+    assert from_api(NodeReport, to_api(said)) == said
+    for text in (said.message, said.endpoints[0].reason):
+        assert len(text) <= 1024
+        assert re2.search(ONE_LINE, text)
+    other = part(case_of(), "n2", trouble=trouble)
+    concluded = conclusion(case_of(), [said, other], AGENTS, 50.0)
+    assert from_api(InterceptReport, to_api(concluded)) == concluded
+    assert all(re2.search(ONE_LINE, one.message) for one in concluded.conditions)

@@ -1,12 +1,16 @@
 from importlib import resources
 
 import pytest
+import re2
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tpnet.control.kubernetes.checks import CHECKS
 from tpnet.control.kubernetes.schema import KINDS, crds_yaml
 from tpnet.model.kinds import MAX_HEADER_RULES
 from tpnet.rules import parse
+from tpnet.text import ONE_LINE, clean
 
 FILE = resources.files("tpnet.control.kubernetes") / "manifests/crds.yaml"
 VERSIONS = {kind.resource.kind: kind.definition()["spec"]["versions"][0] for kind in KINDS}
@@ -43,8 +47,36 @@ def test_each_field_has_a_sentence_and_each_text_and_list_an_end(where, schema):
     if schema.get("type") == "array":
         assert "maxItems" in schema
         assert schema["x-kubernetes-list-type"] in {"atomic", "map"}
-    if schema.get("type") == "string" and not where.endswith((".kind", ".apiVersion")):
-        assert schema.keys() & {"maxLength", "enum", "format"}
+    if _is_text(schema) and where not in GIVEN and "enum" not in schema:
+        assert {"maxLength"} <= schema.keys()
+        assert schema.keys() & {"pattern", "format"}
+
+
+def _is_text(schema):
+    return schema.get("type") == "string" or "x-kubernetes-int-or-string" in schema
+
+
+GIVEN = {f"{kind}.{field}" for kind in VERSIONS for field in ("kind", "apiVersion")}
+PATTERNS = [(where, schema["pattern"]) for where, schema in FIELDS if "pattern" in schema]
+HOSTILE = [
+    *("\x1b[2J", "\x1b]52;c;ZXZpbA==\x07", "\x9b31m", "a\rb", "a\x08b", "\x00", "\x7f"),
+    *("a\n", "\na", "\u202egnirts", "\u2066x", "\u200f", "x\u2028y", "\u061c"),
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+def test_no_field_takes_what_a_terminal_obeys(text):
+    took = [where for where, pattern in PATTERNS if re2.search(pattern, text)]
+    # What rules compare with may be any text of a request; it is shown escaped.
+    assert set(took) <= {f"Intercept.spec.{rule}.value" for rule in ("headers[]", "path")}
+    if min(text) < " " or "\x7f" <= min(text) <= "\x9f":
+        assert not took
+
+
+@given(st.text())
+def test_what_is_written_clean_is_taken(text):
+    assert re2.search(ONE_LINE, clean(text))
+    assert bool(re2.search(ONE_LINE, text)) is (clean(text) == text)
 
 
 @pytest.mark.parametrize(

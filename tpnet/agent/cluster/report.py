@@ -13,6 +13,7 @@ from tpnet.agent.cluster.decide import CONFLICT, NO_SESSION, SESSION_GONE, Lease
 from tpnet.agent.cluster.facts import time_text
 from tpnet.model import Condition, ConditionStatus, EndpointReport, InterceptReport, MissedReport, NodeReport
 from tpnet.rules import describe
+from tpnet.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -60,7 +61,7 @@ def part_of(
         hits=hits,
         last_hit=time_text(last_hit),
         missed=tuple(MissedReport(reason, count) for reason, count in sorted(missed.items()) if count),
-        message=message[:_MOST_TEXT],
+        message=_fitting(message),
         reason=case.problem.reason if case.problem is not None else "",
     )
 
@@ -70,7 +71,12 @@ def _endpoint(case: Case, spot: Spot, trouble: Callable[[TargetKey], str]) -> En
     if not why and case.session is LeaseState.UNKNOWN:
         why = f"Its node has not heard of the session {case.wish.spec.session} yet."
     why = why or trouble(spot.key)
-    return EndpointReport(pod=spot.pod, port=spot.port, ready=not why, ip=spot.ip, reason=why[:_MOST_TEXT])
+    return EndpointReport(pod=spot.pod, port=spot.port, ready=not why, ip=spot.ip, reason=_fitting(why))
+
+
+def _fitting(text: str) -> str:
+    """A text as the API server takes it, and gives it back."""
+    return clean(text)[:_MOST_TEXT]
 
 
 def conclusion(
@@ -88,7 +94,7 @@ def conclusion(
     seen = case.wish.report
     return InterceptReport(
         observed_generation=case.wish.generation,
-        requests=describe(case.wish.spec)[:_MOST_TEXT],
+        requests=_fitting(describe(case.wish.spec)),
         redirected=f"{redirected}/{total}",
         conditions=tuple(
             _since(one, seen.conditions, case.wish.generation, now) for one in (accepted, ready)
@@ -167,7 +173,7 @@ def _ready(case: Case, accepted: Condition, redirected: int, total: int, missing
 
 
 def _condition(kind: str, status: ConditionStatus, reason: str, message: str) -> Condition:
-    return Condition(type=kind, status=status, reason=reason, message=message, last_transition_time="")
+    return Condition(type=kind, status=status, reason=reason, message=clean(message), last_transition_time="")
 
 
 def _since(condition: Condition, seen: Iterable[Condition], generation: int, now: float) -> Condition:

@@ -2,7 +2,8 @@
 
 Agents, the session daemon and the command line call it at the edge, and work with plain classes inside. It is
 lenient about what it does not know, since agents and clients of other versions write to the same objects, and
-never about what it needs. Texts come out clean, but for rules, which are compared byte for byte.
+never about what it needs. Texts come out clean, and go there clean, but for rules, which are compared byte for byte: the
+API server takes no others.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def to_api(obj: Any) -> dict[str, Any]:
     for field in fields(obj):
         value = getattr(obj, field.name)
         if is_required(field) or value != field.default:
-            data[camel(field.name)] = _plain(value)
+            exact = isinstance(obj, (HeaderRule, PathRule))
+            data[camel(field.name)] = value if exact and type(value) is str else _plain(value)
     if isinstance(obj, HeaderRule) and not obj.digest:
         data["value"] = obj.value  # an empty one is said too: without any, a digest has to be there
     return data
@@ -72,7 +74,9 @@ def _plain(value: Any) -> Any:
         return to_api(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, StrEnum) else value
+    if isinstance(value, StrEnum):
+        return str(value)
+    return clean(value) if isinstance(value, str) else value
 
 
 def _object(cls: type[T], data: Any, where: str) -> T:
@@ -101,7 +105,7 @@ def _value(plain: Any, data: Any, where: str) -> Any:
         if len(options) == 1:
             return _value(options[0], data, where)
         if type(data) in options:
-            return data
+            return clean(data) if isinstance(data, str) else data
         raise InvalidInput(f"{where} is {_kind(data)}.")
     if origin is tuple:
         if not isinstance(data, list):

@@ -210,7 +210,11 @@ def _schema_of(plain: Any, about: About) -> Json:
     if origin in {Union, types.UnionType}:
         options = [option for option in get_args(plain) if option is not types.NoneType]
         if options == [int, str]:
-            return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
+            either: Json = {
+                "x-kubernetes-int-or-string": True,
+                "anyOf": [{"type": "integer"}, {"type": "string"}],
+            }
+            return either | _limits_of_text(about)
         (plain,) = options
         return _schema_of(plain, about)
     if origin is tuple:
@@ -227,7 +231,11 @@ def _schema_of(plain: Any, about: About) -> Json:
         bounded = about.maximum is not None
         limits = {"minimum": about.minimum, "maximum": about.maximum}
         return {"type": "integer", "format": "int32" if bounded else "int64"} | _given(limits)
-    return {"type": "string"} | _given(
+    return {"type": "string"} | _limits_of_text(about)
+
+
+def _limits_of_text(about: About) -> Json:
+    return _given(
         {
             "minLength": about.min_length,
             "maxLength": about.max_length,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from tpnet.control.kubernetes.api import Object
 
-_TOLD = re.compile("([0-9]{1,9})/([0-9]{1,9})")
+_COUNTED = re.compile("([0-9]{1,9})/([0-9]{1,9})")
 _NAMED = 3
 """Pods that are named of those with the same trouble."""
 
@@ -75,11 +75,11 @@ def status_of(obj: Object) -> InterceptStatus:
     for part in report.nodes:
         missed.update({one.reason: one.count for one in part.missed})
     # What the agents concluded together, if they have: a node's part may be a step behind.
-    told = _TOLD.fullmatch(report.redirected)
+    counted = _COUNTED.fullmatch(report.redirected)
     return InterceptStatus(
         intercept=model_intercept(obj),
-        ready=int(told[1]) if told else sum(part.ready for part in report.nodes),
-        total=int(told[2]) if told else sum(part.total for part in report.nodes),
+        ready=int(counted[1]) if counted else sum(part.ready for part in report.nodes),
+        total=int(counted[2]) if counted else sum(part.total for part in report.nodes),
         handler_up=True,
         session_up=bool(report.nodes) and all(part.session_up for part in report.nodes),
         hits=sum(part.hits for part in report.nodes),
