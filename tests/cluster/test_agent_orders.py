@@ -22,7 +22,9 @@ from agent_bed import (
 )
 from kubelab.tools import LabError
 
-from tpnet.rules.sealed import mark
+from tpnet.control.kubernetes.convert import to_api
+from tpnet.model import HeaderRule
+from tpnet.rules.sealed import mark, sealed
 
 
 @pytest.fixture(autouse=True)
@@ -166,6 +168,28 @@ def test_of_two_made_in_the_same_instant_exactly_one_wins_and_the_other_takes_ov
     winner.leave(namespace, f"orders-{winner.user}")
     intercepted(cluster, namespace, f"orders-{loser.user}")
     all_answer(cluster, url, "Coder: x", who=loser.user)
+
+
+def test_who_copies_a_digest_gets_nothing_while_its_owner_is_there_and_afterwards(
+    cluster, bed, namespace, developer
+):
+    cluster.run_shop(namespace, "orders", replicas=2)
+    bob, dave = developer("bob", 0), developer("dave", 1)
+    own = HeaderRule("x-tpnet-intercept-id", "6f1c" * 8)
+    rules, header = [to_api(sealed(own, bob.user))], f"{own.name}: {own.value}"
+    url = url_of(cluster, namespace)
+    dave.intercept(namespace, "orders-dave", headers=rules)  # as he might have seen it yesterday
+    intercepted(cluster, namespace, "orders-dave")
+    assert all(ask(cluster, url, header).startswith("orders-") for _ in range(8))
+    bob.intercept(namespace, "orders-bob", headers=rules)
+    status = intercepted(cluster, namespace, "orders-bob")
+    assert status["requests"] == f"{own.name}: #{mark(own.value.encode())}"
+    all_answer(cluster, url, header, who="bob")
+    bob.leave(namespace, "orders-bob")
+    wait_for("the app answers", lambda: ask(cluster, url, header) != "bob", 5)
+    assert all(ask(cluster, url, header).startswith("orders-") for _ in range(8))
+    everything = cluster.kubectl("-n", namespace, "get", "tpi", "-o", "yaml").stdout
+    assert own.value not in everything
 
 
 def test_a_session_that_is_removed_ends_although_its_computer_goes_on(cluster, bed, namespace, developer):
