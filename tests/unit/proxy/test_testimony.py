@@ -23,7 +23,7 @@ from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets
 from tpnet.proxy.counters import AT_ONCE, InterceptCount, TargetCount
 from tpnet.proxy.testimony import LieError
 
-MESSAGES = int(os.environ.get("TPNET_FUZZ_MESSAGES", "20000"))
+MESSAGES = int(os.environ.get("TPNET_FUZZ_MESSAGES", "10000"))
 
 
 def counters(size=2):
@@ -271,6 +271,7 @@ def harmless(message):
         Purpose(message.purpose)
 
 
+@pytest.mark.timeout(60 + MESSAGES // 500)
 def test_whatever_is_said_is_a_lie_or_harmless(ends):
     ours, theirs = ends
     rng = random.Random(os.environ.get("TPNET_FUZZ_SEED", "1"))
