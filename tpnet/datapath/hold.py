@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tpnet.datapath.netns import key_at
 from tpnet.datapath.refusal import explain_refusal
 from tpnet.kernel import bpf
-from tpnet.kernel.lock import holder, names_held, take_name
+from tpnet.kernel.lock import names_held, processes_with, take_name
 from tpnet.model import Conflict, TpnetError
 
 if TYPE_CHECKING:
@@ -124,14 +124,14 @@ def _elders(netns: NetNs) -> dict[str, int]:
     """
     found = {}
     with contextlib.suppress(OSError, TpnetError):
-        for name in netns.run(lambda: names_held(_ELDERS)):
-            who = holder(name, lambda: _unix_in(netns))
-            if who is None or who.pid in {0, os.getpid()}:
-                continue
-            spaces = Path(f"/proc/{who.pid}/ns")
-            outside = key_at(spaces / "net") not in {None, netns.key}
-            if outside and key_at(spaces / "user") == key_at("/proc/self/ns/user"):
-                found[name] = who.pid
+        names = netns.run(lambda: names_held(_ELDERS))
+        holders = processes_with(set().union(*names.values()))
+        for name, inodes in names.items():
+            for pid in {pid for inode in inodes for pid in holders.get(inode, ())} - {os.getpid()}:
+                spaces = Path(f"/proc/{pid}/ns")
+                outside = key_at(spaces / "net") not in {None, netns.key}
+                if outside and key_at(spaces / "user") == key_at("/proc/self/ns/user"):
+                    found[name] = pid
     return found
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def take_lock(name: str, make_socket: Callable[[], socket.socket], *, what: str, taken: str) -> socket.socket:
     """Hold the abstract name ``name`` for as long as the returned socket is open.
 
-    ``make_socket`` makes a Unix stream socket in the namespace that is meant. ``what`` is the lock and ``taken``
+    ``make_socket`` makes a Unix stream socket in the calling thread's namespace. ``what`` is the lock and ``taken``
     what it means that somebody has it, both for people. Raises ``Conflict`` with the other one's process id.
     """
     try:
@@ -28,7 +28,7 @@ def take_lock(name: str, make_socket: Callable[[], socket.socket], *, what: str,
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise TpnetError(f"{what} could not be taken: {error.strerror}.") from error
-        other = holder(name, make_socket)
+        other = holder(name)
         if other is not None and other.uid != 0:  # anybody may take a name; an agent is root
             raise Conflict(
                 f"{what} is held by process {other.pid} of user {other.uid}, which is no agent.",

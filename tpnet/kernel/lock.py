@@ -5,15 +5,15 @@ Must never be on disk: what a killed process leaves there would lock out the nex
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpnet.kernel.peercred import peer_credentials
+from tpnet.kernel.peercred import Credentials
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
-
-    from tpnet.kernel.peercred import Credentials
+    from collections.abc import Callable, Collection
 
 
 def take_name(name: str, make_socket: Callable[[], socket.socket]) -> socket.socket:
@@ -25,26 +25,50 @@ def take_name(name: str, make_socket: Callable[[], socket.socket]) -> socket.soc
     lock = make_socket()
     try:
         lock.bind(f"\0{name}")
-        lock.listen(1)  # so that others can ask who we are
+        lock.listen(1)  # agents of before ask who we are by connecting
     except OSError:
         lock.close()
         raise
     return lock
 
 
-def holder(name: str, make_socket: Callable[[], socket.socket]) -> Credentials | None:
-    """Who holds ``name``; ``None`` if nobody does, or it cannot be told."""
-    with make_socket() as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(f"\0{name}")
-            return peer_credentials(probe)
-        except OSError:
-            return None
+def names_held(prefix: str) -> dict[str, set[int]]:
+    """The names that begin so and that anybody holds in the calling thread's namespace, with their sockets' inodes.
 
-
-def names_held(prefix: str) -> set[str]:
-    """The names that begin so, and that anybody holds in the calling thread's namespace. Raises ``OSError``."""
+    Raises ``OSError``.
+    """
+    found: dict[str, set[int]] = {}
     with open("/proc/thread-self/net/unix", encoding="utf-8", errors="replace") as file:
-        paths = (line.split()[-1] for line in file)
-        return {path[1:] for path in paths if path.startswith(f"@{prefix}")}
+        for line in file:
+            *_, inode, path = line.split()
+            if path.startswith(f"@{prefix}") and inode != "0":  # 0: a connection that nobody has accepted
+                found.setdefault(path[1:], set()).add(int(inode))
+    return found
+
+
+def processes_with(inodes: Collection[int]) -> dict[int, set[int]]:
+    """Which processes have sockets with these inodes open, as far as one may look.
+
+    To connect and ask the kernel who is there would be simpler, and fails once the holder's queue is full: it accepts
+    nobody.
+    """
+    found: dict[int, set[int]] = {}
+    names = {f"socket:[{inode}]": inode for inode in inodes}
+    for process in Path("/proc").iterdir() if names else ():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):  # it is gone, or not ours to look at
+                for descriptor in (process / "fd").iterdir():
+                    with contextlib.suppress(OSError):
+                        if inode := names.get(str(descriptor.readlink())):
+                            found.setdefault(inode, set()).add(int(process.name))
+    return found
+
+
+def holder(name: str) -> Credentials | None:
+    """Who holds ``name`` in the calling thread's namespace; ``None`` if nobody does, or it cannot be told."""
+    with contextlib.suppress(OSError):
+        for pids in processes_with(names_held(name).get(name, set())).values():
+            for pid in pids:
+                status = Path(f"/proc/{pid}").stat()
+                return Credentials(pid, status.st_uid, status.st_gid)
+    return None
