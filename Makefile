@@ -54,13 +54,18 @@ define install_packages
 	fi
 endef
 
-# Runs the tests in $(1) three at once: those of namespaces and clusters mostly wait; each worker of the latter has a cluster.
-# Two cores are late at times then. What has failed is tried once more, one after the other; what fails twice fails.
-define three_at_once
-	$(BIN)/pytest -q -n 3 --dist worksteal $(1) || { \
+# For after a run of the tests in $(1): two cores are late at times. What has failed is tried once more, one after the other,
+# and named; what fails twice fails.
+define once_more
+	{ \
 	    code=$$?; (( code == 1 )) || exit $$code; \
 	    echo "once more, by itself, what has failed:"; \
 	    $(BIN)/pytest -q --last-failed --last-failed-no-failures=none $(1); }
+endef
+
+# Runs the tests in $(1) three at once: those of namespaces and clusters mostly wait; each worker of the latter has a cluster.
+define three_at_once
+	$(BIN)/pytest -q -n 3 --dist worksteal $(1) || $(call once_more,$(1))
 endef
 
 .PHONY: help demo test lint type unit netns soak soak-cluster fuzz fuzz-tests image cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
@@ -113,7 +118,8 @@ type: .venv/.dev ## mypy --strict
 	@$(BIN)/mypy
 
 unit: .venv/.dev ## tests that need neither root nor a network
-	@$(BIN)/pytest -q -n 2 tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
+	@$(BIN)/pytest -q -n 2 tests/unit --cov=tpnet.rules --cov=tpnet.http --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered || \
+	    $(call once_more,tests/unit)
 
 fuzz-tests: .venv/.fuzz ## what fuzzing has found, again, and a minute of it
 	@$(BIN)/pytest -q tests/fuzz
