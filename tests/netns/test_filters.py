@@ -106,7 +106,11 @@ def heard():
     lab = Lab()
     try:
         ns = lab.ns("node")
-        ns.run(lambda: os.system("ip -6 addr add fd99::1/128 dev lo; ip -6 addr add fd99::2/128 dev lo"))
+        ns.run(
+            lambda: os.system(
+                "ip -6 addr add fd99::1/128 dev lo nodad; ip -6 addr add fd99::2/128 dev lo nodad"
+            )
+        )
         sock = ns.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         with program(filters.at_most(20, 10)) as fd:
             filters.attach(sock, fd)
