@@ -68,7 +68,7 @@ define three_at_once
 	$(BIN)/pytest -q -n 3 --dist worksteal $(1) || $(call once_more,$(1))
 endef
 
-.PHONY: help demo test lint type unit netns soak soak-cluster fuzz fuzz-tests image cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
+.PHONY: help demo test lint type unit netns soak soak-cluster fuzz fuzz-tests wireguard-go image cluster cluster-up cluster-down cluster-packages bench bench-cluster scale lock docs clean packages test-packages
 
 help: ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -127,10 +127,10 @@ fuzz-tests: .venv/.fuzz ## what fuzzing has found, again, and a minute of it
 fuzz: .venv/.fuzz ## every place where bytes of others come in, for as long as one asks; SECONDS=3600 ONLY="head rules"
 	@$(BIN)/python tests/fuzz/fuzz.py --seconds $(SECONDS) $(if $(ONLY),--only $(ONLY))
 
-netns: test-packages .venv/.dev $(BIN)/wireguard-go ## tests on this kernel, in namespaces of their own; root
+netns: test-packages .venv/.dev ## tests on this kernel, in namespaces of their own; root
 	@$(call three_at_once,tests/netns tests/soak)
 
-soak: test-packages .venv/.dev $(BIN)/wireguard-go ## faults under load, for as long as one asks; SECONDS=600 RATE=300 FAULTS=restart TIMES=20; root
+soak: test-packages .venv/.dev ## faults under load, for as long as one asks; SECONDS=600 RATE=300 FAULTS=restart TIMES=20; root
 	@$(BIN)/python tests/soak/soak.py --seconds $(SECONDS) --rate $(RATE) $(if $(SEED),--seed $(SEED)) \
 	    $(if $(FAULTS),--faults $(FAULTS)) $(if $(TIMES),--times $(TIMES) --requests $(REQUESTS))
 
@@ -139,7 +139,9 @@ soak-cluster: cluster-packages .venv/.dev ## restarts of the agents' pods under 
 	@$(BIN)/python tests/cluster/restarts.py --restarts $(RESTARTS) --requests $(REQUESTS) --rate $(RATE)
 
 # Of this year, from a pinned module: Debian's, of 2022, is several times slower where there is a way to go.
-# What runs tpnet from this environment takes it before any other.
+# What runs tpnet from this environment takes it before any other; the tests are of Debian's where it is not asked for.
+wireguard-go: $(BIN)/wireguard-go ## the wireguard-go of the agents' image for this environment as well
+
 $(BIN)/wireguard-go: $(wildcard agent-image/wireguard-go/*) | .venv/.run
 	@cd agent-image && ../$(BIN)/python -m agentimage wireguard-go ../$@
 	@touch $@
@@ -150,7 +152,7 @@ image: .venv/.run ## the agents' image as an OCI archive in dist/, with its bill
 cluster-packages:
 	@$(call install_packages,$(CLUSTER_PACKAGES))
 
-cluster: cluster-packages .venv/.dev $(BIN)/wireguard-go ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
+cluster: cluster-packages .venv/.dev ## tests on a Kubernetes of their own, on this machine; root; the first time builds it
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
 	@$(call three_at_once,tests/cluster)
 
@@ -161,10 +163,10 @@ cluster-up: cluster-packages .venv/.dev ## bring a cluster up that stands, and s
 cluster-down: .venv/.dev ## take down what cluster-up brought up; ID=abc123 for one alone
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab down $(ID)
 
-bench: test-packages .venv/.dev $(BIN)/wireguard-go ## ratios against HAProxy and nginx; writes docs/benchmarks.md
+bench: test-packages .venv/.dev ## ratios against HAProxy and nginx; writes docs/benchmarks.md
 	@$(BIN)/python tests/bench/run.py
 
-bench-cluster: cluster-packages .venv/.dev $(BIN)/wireguard-go ## how soon an intercept works on a cluster, and memory; writes docs/benchmarks-cluster.md
+bench-cluster: cluster-packages .venv/.dev ## how soon an intercept works on a cluster, and memory; writes docs/benchmarks-cluster.md
 	@cd tests/cluster && ../../$(BIN)/python -m kubelab build
 	@$(BIN)/python tests/bench/cluster.py
 
