@@ -67,7 +67,7 @@ class Desk:
 
 def admin(cluster, *args, check=True, stdin=None):
     """``tpnet`` as the administrator."""
-    env = {**os.environ, **ENV, "KUBECONFIG": str(cluster.admin)}
+    env = {**os.environ, **ENV, "KUBECONFIG": str(cluster.admin), "COLUMNS": "140"}
     env.pop("TPNET_RUN_DIR", None)
     done = subprocess.run(
         [*TPNET, *args], env=env, capture_output=True, text=True, input=stdin, timeout=240, check=False

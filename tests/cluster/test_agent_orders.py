@@ -54,7 +54,8 @@ def intercepted(cluster, namespace, name, seconds=40):
     until(cluster, namespace, name, "Redirected", seconds=seconds)
 
     def heard():
-        return all(part.get("sessionUp") for part in state(cluster, namespace, name)["nodes"])
+        parts = state(cluster, namespace, name).get("nodes")  # none yet, for a moment
+        return bool(parts) and all(part.get("sessionUp") for part in parts)
 
     wait_for(lambda: str(state(cluster, namespace, name)), heard, seconds)
     return state(cluster, namespace, name)
