@@ -42,7 +42,7 @@ class SocketPool:
     """
 
     __slots__ = (
-        "_ask", "_asked", "_asked_at", "_declines", "_least", "_loop", "_most", "_short_since", "_taken", "_want",
+        "_ask", "_asked", "_asked_at", "_declines", "_denied", "_least", "_loop", "_most", "_short_since", "_taken", "_want",
         "level", "ready", "tell_level", "waiting",
     )  # fmt: skip
 
@@ -64,6 +64,7 @@ class SocketPool:
         self._asked_at = 0.0
         self._taken = 0
         self._declines = False
+        self._denied = False  # there is no room for what is missing: waiting does not help
         self.level = Level.LOW
         self._short_since = math.inf
         self.tell_level = tell_level
@@ -100,11 +101,13 @@ class SocketPool:
             loop.sockets -= self._asked
             self._asked = 0
         missing = self._want + len(self.waiting) - len(self.ready) - self._asked
+        self._denied = False
         if missing > 0:
             self._short_since = min(self._short_since, loop.now)
             if not self._asked:
                 self._asked_at = loop.now
             asked = self._ask(missing)
+            self._denied = asked < missing
             loop.sockets += asked  # they need room from now on
             self._asked += asked
 
@@ -140,7 +143,7 @@ class SocketPool:
     def _look(self) -> None:
         if len(self.ready) * 2 > self._want:
             level = Level.SERVES
-        elif len(self.ready) * 8 > self._want or self._loop.now - self._short_since < LATE:
+        elif len(self.ready) * 8 > self._want or not self._late:
             level = Level.LOW
         else:
             level = Level.AWAY  # who makes sockets does not, or cannot
@@ -148,6 +151,10 @@ class SocketPool:
             self.level = level
             if not self._declines:
                 self.tell_level(level)
+
+    @property
+    def _late(self) -> bool:
+        return self._denied or self._loop.now - self._short_since >= LATE
 
     def decline(self, *, declines: bool) -> None:
         """Leave new clients to the app whatever there is, or no longer."""

@@ -30,10 +30,13 @@ class Bed:
         self.loop = Loop()
         self.loop.now = 1000.0
         self.asked = 0
+        self.room = 1_000_000
         self.levels = []
         self.pool = SocketPool(self.loop, least, most, self._ask, self.levels.append)
 
     def _ask(self, count):
+        count = min(count, self.room)
+        self.room -= count
         self.asked += count
         return count
 
@@ -100,6 +103,20 @@ def test_nearly_empty_it_is_away_when_sockets_do_not_come_and_nobody_has_waited(
     assert bed.levels[-1] is Level.AWAY
     bed.make(10)
     assert bed.levels[-1] is Level.LOW
+    bed.make()
+    assert bed.levels[-1] is Level.SERVES
+
+
+def test_nearly_empty_it_is_away_at_once_when_there_is_no_room_for_more(bed):
+    bed.make()
+    bed.room = 0
+    bed.take(27)
+    assert bed.levels[-1] is Level.LOW
+    assert bed.take() == []
+    assert bed.levels[-1] is Level.AWAY
+    bed.room = 1000
+    bed.loop.now += 1
+    bed.pool.tick()
     bed.make()
     assert bed.levels[-1] is Level.SERVES
 
