@@ -139,6 +139,11 @@ class Scene:
         self._stack.callback(thing.close)
         return thing
 
+    @property
+    def path(self):
+        """The ends of the way that the tunnel's packets take: laptop and node."""
+        return self.bob.laptop, self.laptops.node
+
     def app(self, serve):
         """An app on the pod's port 8080; ``serve(sock)`` runs in a thread per connection."""
         return self.keep(Server(self.pod.netns, 8080, serve))

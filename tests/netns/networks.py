@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import subprocess
 from pathlib import Path
 
@@ -14,17 +15,34 @@ TABLE = "tpnet_test"
 
 
 @contextlib.contextmanager
-def dropped(netns, what):
+def dropped(netns, what, hooks=("input", "output")):
     """Packets that a namespace sends or is sent, and that nftables' expression ``what`` matches, are lost."""
-    chains = "".join(
-        f"chain {hook} {{ type filter hook {hook} priority 0; {what} drop; }}\n"
-        for hook in ("input", "output")
-    )
+    chains = "".join(f"chain {hook} {{ type filter hook {hook} priority 0; {what} drop; }}\n" for hook in hooks)
     nft(netns, f"table inet {TABLE} {{\n{chains}}}")
     try:
         yield
     finally:
         nft(netns, f"delete table inet {TABLE}")
+
+
+@contextlib.contextmanager
+def large_dropped(length, *ends):
+    """UDP packets of more bytes are lost between these namespaces: each where it arrives, for what is sent may be
+    several packets as yet (UDP_SEGMENT), which are taken apart before a link of ``gso_max_segs`` 1."""
+    with contextlib.ExitStack() as stack:
+        for netns in ends:
+            segments(netns, 1)
+            stack.callback(segments, netns, 65_535)
+            stack.enter_context(dropped(netns, f"meta l4proto udp meta length > {length}", ["input"]))
+        yield
+
+
+def segments(netns, most):
+    """How many segments a namespace's links take at once."""
+    with netns.entered():
+        names = [name for _, name in socket.if_nameindex() if name != "lo"]
+        for name in names:
+            subprocess.run(["ip", "link", "set", "dev", name, "gso_max_segs", str(most)], check=True)
 
 
 def between(port, socks):

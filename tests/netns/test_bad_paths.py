@@ -9,7 +9,7 @@ import time
 import pytest
 from agent_lab import Agent, wait_until
 from laptops import Stage, answer, head_of, request
-from networks import between, dropped, namespaces, tcp_sockets
+from networks import between, dropped, large_dropped, namespaces, tcp_sockets
 from worker_lab import read, read_head, read_request, reset
 
 
@@ -49,7 +49,7 @@ def test_a_path_that_loses_big_packets_carries_a_megabyte(stage, way):
             sock.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(reply), reply))
 
     stage.plays(bob=handler)
-    with dropped(stage.bob.laptop, "meta l4proto udp meta length > 1300"):
+    with large_dropped(1300, *stage.path):
         for _ in range(2):
             with stage.connect(timeout=20) as sock:
                 sock.sendall(stage.matched(b"POST", body=body if way == "up" else b""))

@@ -4,7 +4,7 @@ import random
 
 import pytest
 from agent_lab import wait_until
-from networks import dropped
+from networks import large_dropped
 from worker_lab import answering, read_head, read_request
 
 from tpnet_cli.views.status import path_lines
@@ -17,10 +17,6 @@ def sizes(scene):
     (agent,) = scene.bob.client.info()["agents"]
     (session,) = scene.control.status().sessions
     return agent["mtu"], session.mtu
-
-
-def larger_than(length):
-    return f"meta l4proto udp meta length > {length}"
 
 
 def both_ways(scene):
@@ -55,14 +51,14 @@ def mirrored(scene):
 def test_size_is_found_on_open_and_new_connections_told_and_grown_out_of(mirrored):
     assert sizes(mirrored) == (1280, 1280)
     assert both_ways(mirrored)
-    with dropped(mirrored.bob.laptop, larger_than(1300)):
+    with large_dropped(1300, *mirrored.path):
         assert both_ways(mirrored)  # it begins before the size is known, and is carried on when it is
         wait_until(lambda: sizes(mirrored) == (1232, 1232), 30, lambda: str(sizes(mirrored)))
         (session,) = mirrored.control.status().sessions
         (line,) = path_lines(session.name, session.mtu, up=session.up)
         assert "drops packets of more than 1232 bytes" in line.plain
         assert both_ways(mirrored)
-    with dropped(mirrored.bob.laptop, larger_than(1000)):
+    with large_dropped(1000, *mirrored.path):
         wait_until(lambda: sizes(mirrored) == (896, 896), 30, lambda: str(sizes(mirrored)))
         assert both_ways(mirrored)
     wait_until(lambda: sizes(mirrored) == (1280, 1280), 60, lambda: str(sizes(mirrored)))
@@ -70,7 +66,7 @@ def test_size_is_found_on_open_and_new_connections_told_and_grown_out_of(mirrore
 
 
 def test_link_on_which_only_small_packets_pass_is_told_as_that(mirrored):
-    with dropped(mirrored.bob.laptop, larger_than(400)):
+    with large_dropped(400, *mirrored.path):
         wait_until(lambda: sizes(mirrored) == (0, 0), 30, lambda: str(sizes(mirrored)))
         (session,) = mirrored.control.status().sessions
         assert session.up

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import time
@@ -15,6 +16,8 @@ from tpnet.tunnel import KeyPair, TunnelEnd
 from tpnet.tunnel.wireguard_go import SOCKETS, WireGuardGo
 
 IFA_F_NODAD = 0x02  # linux/if_addr.h
+SUBNETS = itertools.cycle(range(1, 255))
+"""Each joint has one of its own: several labs may join links to one namespace."""
 
 
 class Lab:
@@ -22,7 +25,6 @@ class Lab:
 
     def __init__(self):
         self._stack = contextlib.ExitStack()
-        self._subnet = 0
 
     def keep(self, thing):
         self._stack.callback(thing.close)
@@ -35,10 +37,10 @@ class Lab:
 
     def join(self, a, b, mtu=1500):
         """A veth pair; returns both ends' IPv4 addresses, a's then b's."""
-        self._subnet += 1
+        subnet = next(SUBNETS)
         tag = uuid4().hex[:6]
         ours, theirs = f"v{tag}a", f"v{tag}b"
-        addresses = f"10.99.{self._subnet}.1", f"10.99.{self._subnet}.2"
+        addresses = f"10.99.{subnet}.1", f"10.99.{subnet}.2"
 
         def make():
             with IPRoute() as route:
