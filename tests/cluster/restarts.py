@@ -1,6 +1,6 @@
 """An agent's pod is replaced again and again under load, as an upgrade does it, and a ledger says who noticed.
 
-``test_restarts.py`` plays some of it; ``make soak-cluster`` all: ``python tests/cluster/restarts.py --restarts 20``. App and
+``test_agent_restarts.py`` plays some of it; ``make soak-cluster`` all: ``python tests/cluster/restarts.py --restarts 20``. App and
 handler are the books' own, in the pod's network and on the laptop; everything between is what an administrator installs.
 """
 
