@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from tpnet.proxy.loop import Loop
     from tpnet.proxy.transport import Socket
 
-LATE = 0.05
-"""Seconds that who makes sockets may take: more than other processes keep a core. When few are left after that, new
-clients are left to the app."""
+LATE = 0.005
+"""Seconds that who makes sockets may take. When few are left after that, new clients are left to the app: if he has
+stopped, those that come by then wait for him."""
 ASK_AGAIN = 1.0
 """Seconds after which a request for sockets that was not answered in full is made again."""
 
