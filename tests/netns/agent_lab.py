@@ -324,6 +324,15 @@ def changes(pod):
     return pod.netns.run(look)
 
 
+def settled(count, seconds=1.5):
+    """What a count comes to: a worker tells its counts once a second."""
+    while True:
+        before = count()
+        time.sleep(seconds)
+        if count() == before:
+            return before
+
+
 def wait_until(condition, seconds=20.0, why=lambda: "it did not happen"):
     """Wait for it, on a machine that may have much else to do: how soon it happens is told by no bound of this."""
     deadline = time.monotonic() + seconds

@@ -17,7 +17,9 @@ TABLE = "tpnet_test"
 @contextlib.contextmanager
 def dropped(netns, what, hooks=("input", "output")):
     """Packets that a namespace sends or is sent, and that nftables' expression ``what`` matches, are lost."""
-    chains = "".join(f"chain {hook} {{ type filter hook {hook} priority 0; {what} drop; }}\n" for hook in hooks)
+    chains = "".join(
+        f"chain {hook} {{ type filter hook {hook} priority 0; {what} drop; }}\n" for hook in hooks
+    )
     nft(netns, f"table inet {TABLE} {{\n{chains}}}")
     try:
         yield

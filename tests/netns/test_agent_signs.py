@@ -11,7 +11,7 @@ import threading
 import time
 
 import pytest
-from agent_lab import GET, Agent, AgentLab, ask, wait_until
+from agent_lab import GET, Agent, AgentLab, ask, settled, wait_until
 
 PATIENT = "from tpnet.agent import workers\nworkers.HUNG_SECONDS = workers.STARVED_SECONDS = 600.0"
 """An agent that does not replace a worker that hangs."""
@@ -130,8 +130,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_successor_answers_who_waited(la
 
 def test_a_stopped_supervisor_leaves_the_worker_its_work_until_sockets_run_low(lab):
     """Clients one after the other, more than there are sockets for: nobody waits; the probe fails."""
-    time.sleep(1.5)  # what was counted is told by now
-    before = served(lab)
+    before = settled(lambda: served(lab))
     with stopped(lab.agent.process.pid):
         answered = 0
         began = time.monotonic()

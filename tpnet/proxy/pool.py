@@ -42,8 +42,8 @@ class SocketPool:
     """
 
     __slots__ = (
-        "_ask", "_asked", "_asked_at", "_declines", "_denied", "_least", "_loop", "_most", "_short_since", "_taken", "_want",
-        "level", "ready", "tell_level", "waiting",
+        "_ask", "_asked", "_asked_at", "_declines", "_denied", "_least", "_loop", "_most", "_short_since", "_taken",
+        "_want", "level", "ready", "tell_level", "waiting",
     )  # fmt: skip
 
     def __init__(
