@@ -65,7 +65,7 @@ def ours(node):
             if b"/opt/tpnet" in b" ".join(words[:2]):
                 text = (folder / "status").read_text()
                 found[" ".join(word.decode() for word in words)] = dict(
-                    re.findall(r"^(\w+):\s+(.*)$", text, re.MULTILINE)
+                    re.findall(r"^(\w+):[ \t]*(.*)$", text, re.MULTILINE)
                 )
         except OSError:
             continue  # it has ended
@@ -83,6 +83,9 @@ def test_agents_hold_no_more_than_they_need(scene):
         assert int(worker["CapPrm"], 16) == int(worker["CapBnd"], 16) == 0
         assert worker["NoNewPrivs"] == "1"
         assert int(worker["Uid"].split()[0]) in WORKER_UIDS
+        for device in (status for words, status in processes.items() if "wireguard-go" in words):
+            assert int(device["CapPrm"], 16) == int(device["CapBnd"], 16) == 0
+            assert int(device["Uid"].split()[0]) in WORKER_UIDS
     scene.check()
 
 

@@ -15,6 +15,7 @@ from worker_lab import until
 
 from tpnet.datapath.program import compile_program
 from tpnet.kernel import confined
+from tpnet.kernel.uids import WORKER_UIDS
 from tpnet.tunnel.wireguard_go import WireGuardGo
 
 SHARED = Path(__file__).parent.parent / "shared"
@@ -42,7 +43,7 @@ print(json.dumps(found))
 
 
 def fields(pid):
-    return dict(re.findall(r"^(\w+):\s+(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
+    return dict(re.findall(r"^(\w+):[ \t]*(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
 
 
 @pytest.mark.parametrize("profile", REFUSED)
@@ -68,15 +69,18 @@ def test_what_cannot_be_confined_does_not_run(profile):
     assert "echo cannot be confined" in done.stderr
 
 
-def test_the_device_has_the_one_capability_that_it_needs():
+def test_the_device_is_nobody_and_has_no_capability():
     lab = Lab()
     try:
         with lab.ns("birth").entered():
             device = lab.keep(WireGuardGo())
         status = fields(device.pid)
         assert status["Name"] == "wireguard-go"
-        assert {int(status[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Bnd")} == {1 << 12}
-        assert int(status["CapAmb"], 16) == int(status["CapInh"], 16) == 0
+        users = {*status["Uid"].split(), *status["Gid"].split()}
+        assert len(users) == 1
+        assert int(users.pop()) in WORKER_UIDS
+        assert status["Groups"].split() == []
+        assert {int(status[f"Cap{kind}"], 16) for kind in ("Prm", "Eff", "Bnd", "Amb", "Inh")} == {0}
         assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
         limits = Path(f"/proc/{device.pid}/limits").read_text()
         assert re.search(r"^Max core file size\s+0\s+0\s", limits, re.MULTILINE)
@@ -130,26 +134,43 @@ tried("make a folder", lambda: os.mkdir(folder + "/x"))
 tried("link a file", lambda: os.symlink(file, folder + "/x"))
 tried("rename a file", lambda: os.rename(file, folder + "/x"))
 tried("bind a socket", lambda: socket.socket(socket.AF_UNIX).bind(folder + "/x"))
+tried("read a file", lambda: os.close(os.open(file, os.O_RDONLY)))
 tried("open /dev/net/tun", lambda: os.close(os.open("/dev/net/tun", os.O_RDWR)))
-tried("bind at its own place", lambda: socket.socket(socket.AF_UNIX).bind("/var/run/wireguard/tpn-test.sock"))
-tried("remove it there", lambda: os.unlink("/var/run/wireguard/tpn-test.sock"))
+tried("bind where wireguard-go does", lambda: socket.socket(socket.AF_UNIX).bind("/var/run/wireguard/x.sock"))
+tried("signal its parent", lambda: os.kill(os.getppid(), 0))
 print(json.dumps(said))
 """
 
 
-def test_the_device_root_s_as_it_is_changes_no_file_but_its_own_socket(tmp_path):
-    """It has to be root: /dev/net/tun may be root's. Without capabilities root's files are its own all the same."""
-    Path("/var/run/wireguard").mkdir(mode=0o755, exist_ok=True)
+def test_what_root_has_the_device_neither_reads_nor_changes(tmp_path):
+    """Among that: the token by which an agent speaks to the API server."""
+    tmp_path.chmod(0o777)
     file = tmp_path / "file"
     file.write_text("precious")
+    file.chmod(0o600)
     done = subprocess.run(
-        confined.command("device", sys.executable, "-c", WRITES, str(file), str(tmp_path)),
+        confined.command("device", sys.executable, "-c", WRITES, str(file), str(tmp_path), user=WORKER_UIDS[-1]),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    own = {said.pop(name) for name in ("open /dev/net/tun", "bind at its own place", "remove it there")}
-    assert own == {"done"}
-    assert set(said.values()) <= {"Permission denied", "Operation not permitted"}, said
+    assert len(said) == 11
+    assert set(said.values()) <= {"Permission denied", "Operation not permitted", "Read-only file system"}, (
+        said
+    )
     assert file.read_text() == "precious"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+
+def test_that_it_sets_the_mtu_the_device_only_thinks():
+    """It ends when it cannot."""
+    script = """
+import fcntl, socket, struct
+with socket.socket() as sock:
+    fcntl.ioctl(sock, 0x8922, struct.pack("16si", b"lo", 1000).ljust(40, b"\\0"))
+    print(struct.unpack("16si", fcntl.ioctl(sock, 0x8921, b"lo".ljust(40, b"\\0"))[:20])[1])
+"""
+    before = int(Path("/sys/class/net/lo/mtu").read_text())
+    command = confined.command("device", sys.executable, "-c", script, user=WORKER_UIDS[-1])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(before)], done.stderr

@@ -1,15 +1,20 @@
 import base64
 import os
+import re
 import signal
 import socket
-import time
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
-from tunnel_lab import Lab, link_up, socket_file, wait_until
+from tunnel_lab import Lab, link_up, wait_until
 
+from tpnet.datapath.netns import NetNs
 from tpnet.tunnel import DeviceError, KeyPair, address_of, open_device, prefix_of
 from tpnet.tunnel.kernel import KernelDevice
-from tpnet.tunnel.wireguard_go import WireGuardGo, sweep
+from tpnet.tunnel.wireguard_go import WireGuardGo
 
 PREFIX = prefix_of("device test")
 
@@ -111,7 +116,6 @@ def test_close_removes_the_interface_and_may_be_called_twice(make):
     device.close()
     assert not device.alive()
     assert device.name not in home.run(lambda: [name for _, name in socket.if_nameindex()])
-    assert not socket_file(device.name).exists()
 
 
 def test_a_change_on_a_closed_device_is_an_error(make):
@@ -135,6 +139,52 @@ def test_the_choice_is_explained(lab):
         )
 
 
+def test_wireguard_go_has_large_buffers_though_it_may_not_take_them(lab):
+    birth = lab.ns("birth")
+    with birth.entered():
+        device = lab.keep(WireGuardGo())
+        link_up(device.name)
+    for configured in (lambda: device.configure(KeyPair(), 0), device.move_away):
+        port = configured()
+        with birth.entered():
+            found = subprocess.run(
+                ["ss", "-ulnmH", f"sport = {port}"], capture_output=True, check=True, text=True
+            ).stdout
+        sizes = [int(size) for size in re.findall(r"[rt]b([0-9]+)", found)]
+        assert len(sizes) == 4, found
+        assert all(size == 2 * (7 << 20) for size in sizes), found
+
+
+@pytest.mark.parametrize(
+    "binary", ["/usr/bin/wireguard-go", str(Path(sys.executable).with_name("wireguard-go"))]
+)
+def test_wireguard_go_of_either_version_takes_the_interface_that_it_is_given(lab, monkeypatch, binary):
+    if not Path(binary).exists():
+        pytest.skip("make wireguard-go")
+    monkeypatch.setattr("tpnet.tunnel.wireguard_go.find_program", lambda: binary)
+    ours, theirs = lab.ns("ours"), lab.ns("theirs")
+    address, _ = lab.join(ours, theirs)
+    here, there = lab.end(ours), lab.end(theirs)
+    there.add_peer(here.keys.public, endpoint=(address, here.port), keepalive=1)
+    here.add_peer(there.keys.public)
+    body = os.urandom(3_000_000)
+    with here.socket(socket.SOCK_STREAM) as listener, there.socket(socket.SOCK_STREAM) as sender:
+        listener.bind((str(here.address), 8080))
+        listener.listen()
+        listener.settimeout(20)
+        sender.settimeout(20)
+        sender.connect((str(here.address), 8080))
+        receiver, _ = listener.accept()
+        with receiver, ThreadPoolExecutor(1) as pool:
+            receiver.settimeout(20)
+            sending = pool.submit(sender.sendall, body)
+            got = b""
+            while len(got) < len(body) and (more := receiver.recv(1 << 20)):
+                got += more
+            sending.result(20)
+    assert got == body
+
+
 def test_killed_wireguard_go_is_noticed(lab):
     with lab.ns("birth").entered():
         device = lab.keep(WireGuardGo())
@@ -144,20 +194,22 @@ def test_killed_wireguard_go_is_noticed(lab):
         device.peers()
 
 
-def test_socket_file_of_a_killed_wireguard_go_is_swept_and_a_live_one_is_not(lab):
-    with lab.ns("birth").entered():
-        dead, live = lab.keep(WireGuardGo()), lab.keep(WireGuardGo())
-    os.kill(dead.pid, signal.SIGKILL)
-    assert wait_until(lambda: not dead.alive())
-    assert socket_file(dead.name).exists()
-    assert dead._socket.name not in sweep(), "a fresh one may not listen yet"
-    long_ago = time.time() - 60
-    for device in (dead, live):
-        os.utime(socket_file(device.name), (long_ago, long_ago))
-    sweep()
-    assert not socket_file(dead.name).exists()
-    assert socket_file(live.name).exists()
-    assert live.alive()
+def test_how_wireguard_go_is_controlled_is_out_of_everybody_s_reach(lab):
+    """Who could connect would be told the private key. It sees a file that is none."""
+    birth = lab.ns("birth")
+    umask = os.umask(0o077)  # as the session daemon has it
+    try:
+        with birth.entered():
+            device = lab.keep(WireGuardGo())
+    finally:
+        os.umask(umask)
+    for ns in (birth, NetNs.own()):
+        with ns.entered(), socket.socket(socket.AF_UNIX) as other, pytest.raises(ConnectionRefusedError):
+            other.connect(b"\0wireguard-go")
+    path = Path("/var/run").resolve() / "wireguard" / f"{device.name}.sock"
+    assert not path.exists()
+    assert Path(f"/proc/{device.pid}/root{path}").read_bytes() == b""
+    assert device.peers() == {}
 
 
 def test_wireguard_go_missing_says_how_to_get_it(lab, monkeypatch):
@@ -168,10 +220,10 @@ def test_wireguard_go_missing_says_how_to_get_it(lab, monkeypatch):
     assert "apt-get install wireguard-go" in caught.value.hint
 
 
-def test_wireguard_go_that_cannot_make_its_interface_gives_its_own_words(lab, monkeypatch):
+def test_an_interface_that_cannot_be_made_is_told_as_that(lab, monkeypatch):
     birth, elsewhere = lab.ns("birth"), lab.ns("elsewhere")
     lab.join(birth, elsewhere)
     taken = next(name for _, name in birth.run(socket.if_nameindex) if name != "lo")
     monkeypatch.setattr("tpnet.tunnel.wireguard_go.new_name", lambda: taken)
-    with birth.entered(), pytest.raises(DeviceError, match=r"ended at once. It said: .*Failed to create TUN"):
+    with birth.entered(), pytest.raises(DeviceError, match=f"The interface {taken} cannot be made: "):
         WireGuardGo()

@@ -19,7 +19,6 @@ from tunnel_lab import (
     gone,
     listen,
     receive,
-    socket_file,
     stream,
     touch,
     wait_until,
@@ -197,27 +196,25 @@ OWNER = """
 import sys, time
 from tpnet.tunnel import TunnelEnd, KeyPair
 end = TunnelEnd.open(KeyPair())
-print(end.device.name, getattr(end.device, "pid", 0), end.ns.inode, flush=True)
+print(getattr(end.device, "pid", 0), end.ns.inode, flush=True)
 time.sleep(60)
 """
 
 
-def test_killed_owner_leaves_no_device_namespace_process_or_socket_file(lab):
+def test_killed_owner_leaves_no_device_namespace_or_process(lab):
     laptop = lab.ns("laptop")
     before = laptop.run(contents)
     with laptop.entered():
         owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
     with owner:
-        name, child, inode = owner.stdout.readline().split()
+        child, inode = owner.stdout.readline().split()
         child = int(child)
         if child:
             assert not gone(child)
-            assert socket_file(name).exists()
         assert namespace_lives(int(inode), owner.pid)
         owner.kill()
         owner.wait()
     assert wait_until(lambda: not child or gone(child))
-    assert wait_until(lambda: not socket_file(name).exists())
     assert laptop.run(contents) == before
 
 
@@ -232,7 +229,7 @@ def test_owner_and_wireguard_go_killed_together_leave_no_device(lab):
     with laptop.entered():
         owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
     with owner:
-        name, child, _ = owner.stdout.readline().split()
+        child, _ = owner.stdout.readline().split()
         if int(child):
             os.kill(int(child), signal.SIGSTOP)
         owner.kill()
@@ -241,7 +238,6 @@ def test_owner_and_wireguard_go_killed_together_leave_no_device(lab):
         owner.wait()
     assert wait_until(lambda: not int(child) or gone(int(child)))
     assert laptop.run(contents) == before
-    socket_file(name).unlink(missing_ok=True)
 
 
 def test_wireguard_go_that_misses_its_signal_ends_with_the_namespace(lab):
@@ -250,7 +246,6 @@ def test_wireguard_go_that_misses_its_signal_ends_with_the_namespace(lab):
         pytest.skip("this kernel has WireGuard: there is no child")
     end.ns.close()
     assert wait_until(lambda: not end.alive())
-    assert not socket_file(end.device.name).exists()
 
 
 def test_listener_of_a_closed_end_is_dead(pair):

@@ -13,7 +13,7 @@ from pyroute2 import IPRoute
 
 from tpnet.datapath.netns import NetNs
 from tpnet.tunnel import KeyPair, TunnelEnd
-from tpnet.tunnel.wireguard_go import SOCKETS, WireGuardGo
+from tpnet.tunnel.wireguard_go import WireGuardGo
 
 IFA_F_NODAD = 0x02  # linux/if_addr.h
 SUBNETS = itertools.cycle(range(1, 255))
@@ -164,10 +164,6 @@ def gone(pid):
         return True
     with open(f"/proc/{pid}/stat") as stat:
         return stat.read().rpartition(")")[2].split()[0] == "Z"
-
-
-def socket_file(name):
-    return SOCKETS / f"{name}.sock"
 
 
 def let_everything_out(device, public_key):

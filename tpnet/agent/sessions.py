@@ -49,16 +49,23 @@ KEEPALIVE = 25
 class Sessions:
     """Tunnel, peers and liveness. ``wireguard`` is the kind of device in use.
 
+    ``uids``: users, one of which the process is that is the device, where one is.
     ``on_change()`` is called when a session goes up or down, and when the tunnel was made anew.
     """
 
     def __init__(
-        self, book: Book, workers: Workers, port: int, on_change: Callable[[], None] = lambda: None
+        self,
+        book: Book,
+        workers: Workers,
+        port: int,
+        uids: range,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._book = book
         self._on_change = on_change
         self._workers = workers
         self._port = port
+        self._uids = uids
         self._keys = KeyPair()
         self._end: TunnelEnd | None = None
         self._heartbeat: HeartbeatReceiver | None = None
@@ -80,7 +87,7 @@ class Sessions:
 
     async def start(self) -> None:
         """Bring the tunnel up. To be called in the main thread. Raises ``TpnetError``."""
-        end = await TunnelEnd.open_async(self._keys, port=self._port)
+        end = await TunnelEnd.open_async(self._keys, port=self._port, uids=self._uids)
         try:
             sock = end.socket(socket.SOCK_DGRAM)
             try:

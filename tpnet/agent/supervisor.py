@@ -40,7 +40,7 @@ from tpnet.kernel import files
 from tpnet.kernel.limits import raise_file_limit
 from tpnet.kernel.lock import take_name
 from tpnet.kernel.signs import SUPERVISOR
-from tpnet.kernel.uids import WORKER_UIDS, parse_range
+from tpnet.kernel.uids import WORKER_UIDS, apart, parse_range
 from tpnet.model import AgentStatus, Refused, TpnetError
 from tpnet.proxy.channel import AppRefused, Counters, Drained, Full, NeedSockets, NotTaken
 from tpnet.tunnel import AGENT_UDP_PORT
@@ -115,10 +115,13 @@ class Agent:
 
         orders = self._orders
         undo.push_async_callback(orders.end)
+        uids, others = apart(self._worker_uids)
         self._workers = workers = Workers(
-            self._worker_uids, signs, self._worker_ready, self._worker_lost, self._worker_says
+            uids, signs, self._worker_ready, self._worker_lost, self._worker_says
         )
-        self._sessions = sessions = Sessions(orders.book, workers, self._udp_port, orders.session_changed)
+        self._sessions = sessions = Sessions(
+            orders.book, workers, self._udp_port, others, orders.session_changed
+        )
         self._ledger = Ledger()
         self._targets = targets = Targets(signs, workers, state, orders.book)
         self._feed = Feed(workers, targets.place_of, lambda: sessions.namespace)

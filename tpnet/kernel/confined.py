@@ -1,4 +1,4 @@
-"""Starts a program of others with the least it needs: ``main(PROFILE, COMMAND…)`` confines this process and becomes it.
+"""Starts a program of others with the least it needs: ``main(PROFILE, USER, COMMAND…)`` confines this process, and is it.
 
 For children of the agent that are not its own code's process: ``wireguard-go`` (``device``) and BCC's compiler
 (``compiler``). Must never need anything but the standard library and ``tpnet.kernel``: it is in the way of their start.
@@ -24,6 +24,7 @@ _NEW_NAMESPACES = (
 )
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16  # linux/socket.h
 _BPF_MAP_CREATE, _BPF_BTF_LOAD = 0, 18  # linux/bpf.h
+_SIOCSIFMTU = 0x8922  # linux/sockios.h
 
 # A list of what is refused: what other people's programs and their runtimes call changes with each release. What is not
 # there is what a program without capabilities may do anyway.
@@ -66,33 +67,32 @@ NEVER: tuple[Allow | Refuse, ...] = (
 class Profile(NamedTuple):
     """What a program keeps, and what is refused to it besides ``NEVER``.
 
-    ``writes``: the paths beneath which it may change anything, and how; those that are there.
+    ``watches``: a file below /var/run that it looks for, which it alone sees; ``{}`` is its last argument.
     ``capabilities``: those of the first of these sets whose first one is held; of the others, what is held.
     """
 
     capabilities: tuple[tuple[int, ...], ...]
     calls: tuple[Allow | Refuse, ...]
     network: bool
-    writes: dict[str, int]
+    watches: str
     most_bytes: int
     end: signal.Signals
 
 
 PROFILES = {
-    # It opens /dev/net/tun, makes a Unix socket and UDP sockets, and asks netlink.
+    # It is given its interface and its Unix socket; it makes UDP sockets, and asks netlink. It would end if it did not
+    # set the interface's MTU, or its socket had no name: both it only thinks.
     "device": Profile(
-        ((capabilities.NET_ADMIN,),),
+        (),
         (
             Allow("socket", (Is(0, (_AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK)),)),
-            Allow("openat", (Without(2, _WRONLY | _CREAT | _TRUNC),)),
-            Allow("open", (Without(1, _WRONLY | _CREAT | _TRUNC),)),
+            Allow("openat", (Without(2, _WRONLY | _RDWR | _CREAT | _TRUNC),)),
+            Allow("open", (Without(1, _WRONLY | _RDWR | _CREAT | _TRUNC),)),
+            Refuse("ioctl", 0, (Is(1, (_SIOCSIFMTU,)),)),
             *map(Refuse, ("creat", "bpf")),
         ),
         network=True,
-        writes={
-            "/dev/net/tun": landlock.WRITE,
-            "/var/run/wireguard": landlock.MAKE_SOCKET | landlock.REMOVE_FILE,
-        },
+        watches="/var/run/wireguard/{}.sock",
         most_bytes=1 << 17,
         end=signal.SIGTERM,
     ),
@@ -128,40 +128,54 @@ PROFILES = {
             ),
         ),
         network=False,
-        writes={},
+        watches="",
         most_bytes=0,
         end=signal.SIGKILL,
     ),
 }
 
 
-def command(profile: str, *words: str) -> list[str]:
-    """What starts ``words`` confined. No site-packages are looked at: that would be most of the time it takes."""
+def command(profile: str, *words: str, user: int = 0) -> list[str]:
+    """What starts ``words`` confined, as ``user`` (user and group; 0: who starts it).
+
+    No site-packages are looked at: that would be most of the time it takes.
+    """
     root = str(Path(__file__).parents[2])
     code = (
         f"import sys; sys.path.append({root!r}); from tpnet.kernel.confined import main; main(*sys.argv[1:])"
     )
-    return [sys.executable, "-I", "-S", "-c", code, profile, *words]
+    return [sys.executable, "-I", "-S", "-c", code, profile, str(user), *words]
 
 
-def confine(profile: Profile) -> None:
-    """Give up what the profile does not keep. Raises ``OSError``."""
+def confine(profile: Profile, user: int, argument: str) -> None:
+    """Give up what the profile does not keep, and become ``user``, who is 0 where the profile keeps something.
+
+    ``argument``: the program's last one. Raises ``OSError``.
+    """
     die_with_parent(profile.end)
+    if profile.watches:
+        namespaces.own_run(Path(profile.watches.format(argument)).relative_to("/var/run"))
     namespaces.leave_names(network=not profile.network)
     kept = next((one for one in profile.capabilities if capabilities.held() >> one[0] & 1), ())
     capabilities.bound_to(kept)
+    if user:
+        os.setgroups([])
+        os.setresgid(user, user, user)
+        os.setresuid(user, user, user)
     capabilities.keep(kept)
+    die_with_parent(profile.end)  # again: the kernel has forgotten it
     capabilities.no_new_privileges()
     limits.forbid_files(profile.most_bytes)
-    landlock.write_only({path: how for path, how in profile.writes.items() if Path(path).exists()})
+    landlock.forbid_changes()
     calls = (*NEVER, *profile.calls)
     seccomp.install(seccomp.assemble(calls, seccomp.machine(), otherwise=seccomp.RET_ALLOW))
 
 
-def main(name: str, program: str, *arguments: str) -> None:
+def main(name: str, user: str, program: str, *arguments: str) -> None:
     """Become the program. Does not return; on failure one sentence on standard error."""
     try:
-        confine(PROFILES[name])
+        program = os.path.realpath(program)  # which may lead through /run
+        confine(PROFILES[name], int(user), arguments[-1])
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python's own start has it ignored
         os.execv(program, [program, *arguments])  # noqa: S606 - that is what it is for
     except (OSError, ValueError) as error:

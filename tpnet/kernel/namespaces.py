@@ -21,15 +21,8 @@ if TYPE_CHECKING:
 # linux/sched.h
 _NEWNS, _NEWUTS, _NEWIPC, _NEWPID, _NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 0x40000000
 # linux/mount.h
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_MOVE, _MS_REC, _MS_PRIVATE = (
-    1,
-    2,
-    4,
-    8,
-    8192,
-    16384,
-    1 << 18,
-)
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
+_MS_MOVE, _MS_REC, _MS_PRIVATE = 8192, 16384, 1 << 18
 _MNT_DETACH = 2
 _OVER = "/proc"
 """Where the empty file system is mounted first: a folder that every machine has."""
@@ -46,6 +39,21 @@ def leave() -> None:
 def leave_names(*, network: bool) -> None:
     """IPC and UTS namespaces of this thread's own, and a network namespace if it is to have none. Raises ``OSError``."""
     _check(LIBC.unshare(_NEWUTS | _NEWIPC | (_NEWNET if network else 0)), "unshare")
+
+
+def own_run(file: Path) -> None:
+    """A /var/run of this thread's own, with nothing but this (relative) file, which is empty. Raises ``OSError``."""
+    _check(LIBC.unshare(_NEWNS), "unshare")
+    mount(None, "/", _MS_REC | _MS_PRIVATE)
+    run = os.path.realpath("/var/run")
+    flags = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
+    mount("tpnet-run", run, flags, kind="tmpfs", data="size=4k,nr_inodes=8,mode=0755")
+    at = Path(run) / file
+    umask = os.umask(0o022)  # whoever this process becomes is to see it
+    at.parent.mkdir(parents=True)
+    at.touch()
+    os.umask(umask)
+    mount(None, run, flags | _MS_REMOUNT | _MS_RDONLY)
 
 
 def empty_root() -> None:

@@ -59,18 +59,25 @@ class Without(NamedTuple):
     bits: int
 
 
+Checks = tuple[Is | Without, ...]
+
+
 class Allow(NamedTuple):
     """A call that is allowed when every one of ``checks`` holds. Two with one name: when those of either do."""
 
     name: str
-    checks: tuple[Is | Without, ...] = ()
+    checks: Checks = ()
 
 
 class Refuse(NamedTuple):
-    """A call that fails with ``error``: of use where what is not named is allowed."""
+    """A call that fails with ``error`` when every one of ``checks`` holds: of use where what is not named is allowed.
+
+    With ``error`` 0 it does nothing, and its caller takes it for done.
+    """
 
     name: str
     error: int = errno.EPERM
+    checks: Checks = ()
 
 
 def machine() -> Machine:
@@ -86,17 +93,17 @@ def assemble(rules: Iterable[Allow | Refuse], machine: Machine, otherwise: int =
 
     ``otherwise`` is what becomes of a call that no rule names, ``RET_EPERM`` or ``RET_ALLOW``.
     """
-    ways: dict[int, list[tuple[Is | Without, ...]]] = {}
+    ways: dict[int, list[Checks]] = {}
     blocks: dict[int, list[list[int]]] = {}
     for one in rules:
         number = number_of(one.name, machine)
         if number is None:
             continue
         if isinstance(one, Refuse):
-            blocks[number] = [[_RET, 0, 0, _RET_ERRNO | one.error]]
+            blocks[number] = _ways([one.checks], _RET_ERRNO | one.error, otherwise)
         else:
             ways.setdefault(number, []).append(one.checks)
-            blocks[number] = _ways(ways[number])
+            blocks[number] = _ways(ways[number], RET_ALLOW, RET_EPERM)
     program = [
         *([_LD, 0, 0, _ARCH], [_JEQ, 1, 0, machine.audit], [_RET, 0, 0, RET_KILL_PROCESS]),
         *([_LD, 0, 0, _NR], [_JGE, 0, 1, _X32_BIT], [_RET, 0, 0, RET_KILL_PROCESS]),
@@ -107,11 +114,11 @@ def assemble(rules: Iterable[Allow | Refuse], machine: Machine, otherwise: int =
     return b"".join(_INSTRUCTION.pack(*one) for one in program)
 
 
-def _ways(ways: list[tuple[Is | Without, ...]]) -> list[list[int]]:
-    """The instructions behind a call's number: allow it if one of these ways does, refuse it otherwise."""
+def _ways(ways: list[Checks], answer: int, otherwise: int) -> list[list[int]]:
+    """The instructions behind a call's number: ``answer`` if all checks of one of these ways hold."""
     block: list[list[int]] = []
     for checks in ways:
-        way = [[_RET, 0, 0, RET_ALLOW]]
+        way = [[_RET, 0, 0, answer]]
         for check in reversed(checks):  # each jumps over all that follows in its way when it does not hold
             tests = [[_LD, 0, 0, _ARGS + 8 * check.argument]]
             if isinstance(check, Without):
@@ -122,7 +129,7 @@ def _ways(ways: list[tuple[Is | Without, ...]]) -> list[list[int]]:
                     tests.append([_JEQ, last - at, len(way) if at == last else 0, value])
             way = tests + way
         block += way
-    return [*block, [_RET, 0, 0, RET_EPERM]] if all(ways) else block
+    return [*block, [_RET, 0, 0, otherwise]] if all(ways) else block
 
 
 def install(program: bytes) -> None:

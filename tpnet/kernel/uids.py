@@ -31,6 +31,11 @@ def parse_range(text: str) -> range:
     return found
 
 
+def apart(uids: range) -> tuple[range, range]:
+    """Two parts of a range, for two kinds of processes that start at once; one that has but one user is shared."""
+    return uids[::2], uids[1::2] or uids
+
+
 def unused(uids: range, proc: Path = Path("/proc")) -> int | None:
     """One of ``uids``, by chance, that no process has which is seen from here; ``None`` when each is somebody's."""
     free = set(uids) - _in_use(proc)

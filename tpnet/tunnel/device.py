@@ -11,6 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from tpnet.kernel.uids import WORKER_UIDS
 from tpnet.model import TpnetError
 
 if TYPE_CHECKING:
@@ -91,10 +92,11 @@ def new_name() -> str:
     return NAME_PREFIX + os.urandom(4).hex()
 
 
-def open_device() -> tuple[WireGuardDevice, str]:
+def open_device(uids: range = WORKER_UIDS) -> tuple[WireGuardDevice, str]:
     """A device, still down, in the caller's namespace; and a sentence that says why it is of this kind.
 
-    The kernel's own WireGuard is taken where it is there, else ``wireguard-go``. Raises ``DeviceError``.
+    The kernel's own WireGuard is taken where it is there, else ``wireguard-go``, which becomes one of the users ``uids``.
+    Raises ``DeviceError``.
     """
     from tpnet.tunnel.kernel import KernelDevice
     from tpnet.tunnel.wireguard_go import WireGuardGo
@@ -108,4 +110,4 @@ def open_device() -> tuple[WireGuardDevice, str]:
             if error.errno == errno.EOPNOTSUPP
             else f"The kernel's WireGuard cannot be used ({error.strerror or error})"
         )
-    return WireGuardGo(), f"{why}; wireguard-go runs in its place."
+    return WireGuardGo(uids), f"{why}; wireguard-go runs in its place."

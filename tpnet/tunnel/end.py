@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from tpnet.datapath.netns import NetNs
 from tpnet.kernel.netlink import IPRoute, NetlinkError
+from tpnet.kernel.uids import WORKER_UIDS
 from tpnet.tunnel.device import DeviceError, Endpoint, PeerStats, WireGuardDevice, open_device
 from tpnet.tunnel.keys import KeyPair, address_of, prefix_of
 from tpnet.tunnel.path import FULL, SMALLEST
@@ -57,9 +58,10 @@ class TunnelEnd:
     ``reason`` a sentence on why the device is of the kind it is.
     """
 
-    def __init__(self, keys: KeyPair, prefix: IPv6Network, mtu: int) -> None:
+    def __init__(self, keys: KeyPair, prefix: IPv6Network, mtu: int, uids: range) -> None:
         self.keys = keys
         self.prefix = prefix
+        self._uids = uids
         self.mtu = mtu
         self.port = 0
         self.address: IPv6Address = address_of(keys.public, prefix)
@@ -68,7 +70,7 @@ class TunnelEnd:
         self.ns = NetNs.anonymous("tunnel")
         try:
             self.device: WireGuardDevice
-            self.device, self.reason = open_device()
+            self.device, self.reason = open_device(uids)
         except BaseException:
             self.ns.close()
             raise
@@ -76,23 +78,36 @@ class TunnelEnd:
 
     @classmethod
     def open(
-        cls, keys: KeyPair, *, prefix: IPv6Network | None = None, port: int = 0, mtu: int = MTU
+        cls,
+        keys: KeyPair,
+        *,
+        prefix: IPv6Network | None = None,
+        port: int = 0,
+        mtu: int = MTU,
+        uids: range = WORKER_UIDS,
     ) -> TunnelEnd:
         """Make a tunnel end. Blocks for about a second with wireguard-go. ``port`` 0: any free one.
 
+        ``uids``: users, of which a process that is the device becomes one.
         To be called in the process's main thread. Raises ``DeviceError``.
         """
-        end = cls(keys, prefix or prefix_of(), mtu)
+        end = cls(keys, prefix or prefix_of(), mtu, uids)
         with end._closed_on_failure():
             end._place(port)
         return end
 
     @classmethod
     async def open_async(
-        cls, keys: KeyPair, *, prefix: IPv6Network | None = None, port: int = 0, mtu: int = MTU
+        cls,
+        keys: KeyPair,
+        *,
+        prefix: IPv6Network | None = None,
+        port: int = 0,
+        mtu: int = MTU,
+        uids: range = WORKER_UIDS,
     ) -> TunnelEnd:
         """Like ``open``, in an event loop of the main thread, which goes on meanwhile."""
-        end = cls(keys, prefix or prefix_of(), mtu)
+        end = cls(keys, prefix or prefix_of(), mtu, uids)
         with end._closed_on_failure():
             await asyncio.to_thread(end._place, port)
         return end
@@ -106,7 +121,7 @@ class TunnelEnd:
         self.device.close()
         self._birthplace.close()
         self._birthplace = NetNs.own()
-        self.device, self.reason = open_device()
+        self.device, self.reason = open_device(self._uids)
         try:
             await asyncio.to_thread(self._place, self.port)
         except BaseException:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
+import logging
 import os
 import re
 import shutil
@@ -22,24 +24,32 @@ from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tpnet.kernel import confined, files
-from tpnet.tunnel.device import NAME_PREFIX, DeviceError, Endpoint, PeerStats, new_name
+from tpnet.datapath.netns import NetNs
+from tpnet.kernel import confined
+from tpnet.kernel import uids as users
+from tpnet.kernel.uids import WORKER_UIDS
+from tpnet.tunnel import tun
+from tpnet.tunnel.buffers import widen
+from tpnet.tunnel.device import DeviceError, Endpoint, PeerStats, new_name
 from tpnet.tunnel.keys import check_public_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
-    from tpnet.datapath.netns import NetNs
     from tpnet.tunnel.keys import KeyPair
 
-SOCKETS = Path("/var/run/wireguard")
-"""Where wireguard-go binds its sockets; fixed when it is built."""
+_log = logging.getLogger(__name__)
 _START_SECONDS = 5.0
 _CALL_SECONDS = 2.0
 _UP_SECONDS = 5.0
-_STALE_SECONDS = 10.0
 _LOG_BYTES = 64 * 1024
+_ADDRESS = b"\0wireguard-go"
+"""The name of its socket in a network namespace that nobody else enters: who can connect is told the private key."""
+_QUEUE = 16
 _MOST_ANSWERED = 16 << 20  # it reads the network's bytes: what it answers is not believed to end
+_OFFLOAD_SINCE = 20230300
+"""Versions of that day and later expect an interface of packets that may be several in one."""
+_VERSION = re.compile(rb"wireguard-go v?0\.0\.([0-9]{8})")
 _ERRNO = re.compile("-?[0-9]{1,6}")
 
 
@@ -53,7 +63,8 @@ class WireGuardGo:
 
     kind = "wireguard-go"
 
-    def __init__(self) -> None:
+    def __init__(self, uids: range = WORKER_UIDS) -> None:
+        """``uids``: users, of which the child becomes one."""
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(
                 "wireguard-go ends with the thread that starts it: start it from the main thread"
@@ -64,35 +75,40 @@ class WireGuardGo:
                 "There is no WireGuard: the kernel lacks it, and wireguard-go is not installed.",
                 "Install it: apt-get install wireguard-go",
             )
-        if not Path("/dev/net/tun").exists():
-            raise DeviceError(
-                "wireguard-go needs /dev/net/tun, which is not there.",
-                "Load the tun module, or hand the device to the container.",
-            )
-        try:
-            files.own_folder(SOCKETS, 0o755)  # whoever could write there would get the private key
-        except OSError as error:
-            raise DeviceError(f"wireguard-go's sockets cannot be in {SOCKETS}: {error.strerror}.") from error
-        sweep()
         self.name = new_name()
-        self._socket = SOCKETS / f"{self.name}.sock"
-        self._log = _bounded_log()
-        # A process on the way, not preexec_fn: Python code between fork and exec may deadlock where there are threads.
-        self._child = subprocess.Popen(
-            confined.command("device", binary, "--foreground", self.name),
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=self._log,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LOG_LEVEL": "error"},
-            cwd="/",
-        )
         self.watch = -1
+        with contextlib.ExitStack() as undo:
+            self._room = NetNs.anonymous("wireguard-go")
+            undo.callback(self._room.close)
+            self._log = _bounded_log()
+            undo.callback(os.close, self._log)
+            self._child = self._start(binary, _user(uids))
+            undo.pop_all()
         try:
             self.watch = os.pidfd_open(self._child.pid)
-            self._wait_for_socket()
+            self._wait_until_it_answers()
         except BaseException:
             self.close()
             raise
+
+    def _start(self, binary: str, user: int) -> subprocess.Popen[bytes]:
+        offload = _takes_offload(binary)
+        with tun.interface(self.name, offload=offload) as device, _listener(self._room) as uapi:
+            # A process on the way, not preexec_fn: Python between fork and exec may deadlock where there are threads.
+            return subprocess.Popen(
+                confined.command("device", binary, "--foreground", self.name, user=user),
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=self._log,
+                env={
+                    "PATH": os.environ.get("PATH", os.defpath),
+                    "LOG_LEVEL": "error",
+                    "WG_TUN_FD": str(device),
+                    "WG_UAPI_FD": str(uapi),
+                },
+                pass_fds=(device, uapi),
+                cwd="/",
+            )
 
     @property
     def pid(self) -> int:
@@ -100,7 +116,7 @@ class WireGuardGo:
         return self._child.pid
 
     def entered(self, ns: NetNs) -> None:
-        """Nothing to do: the UAPI socket is found by the interface's name, in every namespace."""
+        """Nothing to do: its socket is in a namespace of its own."""
 
     def configure(self, keys: KeyPair, port: int) -> int:
         """See ``WireGuardDevice``."""
@@ -121,6 +137,7 @@ class WireGuardGo:
                     f"See who has it: ss -lunp 'sport = {port}'",
                 ) from error
             bound = self._listen_port()
+        widen(self.pid, self.watch)
         return bound
 
     def move_away(self, port: int = 0) -> int:
@@ -129,6 +146,7 @@ class WireGuardGo:
             self._set([f"listen_port={port}"])
         except DeviceError:
             self._set(["listen_port=0"])
+        widen(self.pid, self.watch)
         return self._listen_port()
 
     def set_peer(
@@ -162,7 +180,7 @@ class WireGuardGo:
         return self._child.poll() is None
 
     def close(self) -> None:
-        """See ``WireGuardDevice``. Waits until the child has gone, its socket file with it."""
+        """See ``WireGuardDevice``. Waits until the child has gone."""
         if self._child.poll() is None:
             self._child.terminate()
             try:
@@ -170,25 +188,21 @@ class WireGuardGo:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
-        self._socket.unlink(missing_ok=True)
+        self._room.close()
         for fd in (self._log, self.watch):
             if fd >= 0:
                 os.close(fd)
         self._log = self.watch = -1
 
-    def _wait_for_socket(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            with contextlib.suppress(OSError, DeviceError):
-                self._call(["get=1"])
-                return
-            if self._child.poll() is not None:
-                raise DeviceError(f"wireguard-go ended at once.{self._last_words()}")
-            if time.monotonic() > deadline:
-                raise DeviceError(
-                    f"wireguard-go did not answer within {_START_SECONDS:.0f} s.{self._last_words()}"
-                )
-            time.sleep(0.005)
+    def _wait_until_it_answers(self) -> None:
+        try:
+            self._call(["get=1"], _START_SECONDS)
+        except TimeoutError as error:
+            raise DeviceError(
+                f"wireguard-go did not answer within {_START_SECONDS:.0f} s.{self._last_words()}"
+            ) from error
+        except OSError as error:
+            raise DeviceError(f"wireguard-go cannot be asked: {error.strerror}.") from error
 
     def _listen_port(self) -> int:
         found = next((value for key, value in self._get() if key == "listen_port"), "0")
@@ -210,22 +224,27 @@ class WireGuardGo:
                 f"wireguard-go does not answer for {self.name}: {error.strerror or error}."
             ) from error
 
-    def _call(self, lines: list[str]) -> list[tuple[str, str]]:
+    def _call(self, lines: list[str], seconds: float = _CALL_SECONDS) -> list[tuple[str, str]]:
         """One request, one answer. Raises ``OSError`` with its errno; ``DeviceError`` if it is dead."""
         answer = b""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(_CALL_SECONDS)
+        if self._log < 0:
+            raise DeviceError(f"The WireGuard device {self.name} is closed.")
+        with self._room.run(_unix_socket) as connection:
+            connection.settimeout(seconds)
             try:
-                connection.connect(str(self._socket))
+                connection.connect(_ADDRESS)
                 connection.sendall("\n".join([*lines, "", ""]).encode())
                 while not answer.endswith(b"\n\n") and len(answer) < _MOST_ANSWERED:
                     chunk = connection.recv(65536)
                     if not chunk:
                         break
                     answer += chunk
+            except TimeoutError:
+                raise
             except OSError as error:
-                if self._child.poll() is None:
-                    raise
+                # It has closed its end, and is ending.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._child.wait(_CALL_SECONDS)
                 raise DeviceError(f"wireguard-go has died.{self._last_words()}") from error
         return read_answer(answer)
 
@@ -239,6 +258,45 @@ def find_program() -> str | None:
     """The ``wireguard-go`` of this Python's environment, which is of a pinned version, or else the machine's."""
     own = str(Path(sys.executable).parent)
     return shutil.which("wireguard-go", path=own) or shutil.which("wireguard-go")
+
+
+@functools.lru_cache
+def _takes_offload(binary: str) -> bool:
+    """Whether this wireguard-go is of a version that does; one that does not say which is taken for an old one."""
+    try:
+        said = subprocess.run(
+            [binary, "--version"], capture_output=True, timeout=_START_SECONDS, check=False
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    found = _VERSION.search(said)
+    return found is not None and int(found[1]) >= _OFFLOAD_SINCE
+
+
+def _user(uids: range) -> int:
+    """The user that the child becomes. Where this process is not root, it cannot become another."""
+    if os.geteuid():
+        return 0
+    if (user := users.unused(uids)) is not None:
+        return user
+    _log.warning("every user from %s to %s is a process's of this node", uids[0], uids[-1])
+    return uids[0]
+
+
+@contextlib.contextmanager
+def _listener(room: NetNs) -> Iterator[int]:
+    """The descriptor of a Unix socket that listens in the room. Raises ``DeviceError``."""
+    try:
+        with room.run(_unix_socket) as listener:
+            listener.bind(_ADDRESS)
+            listener.listen(_QUEUE)
+            yield listener.fileno()
+    except OSError as error:
+        raise DeviceError(f"wireguard-go cannot be started: {error.strerror}.") from error
+
+
+def _unix_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
 
 def read_answer(answer: bytes) -> list[tuple[str, str]]:
@@ -284,25 +342,6 @@ def parse_peers(pairs: Iterable[tuple[str, str]]) -> dict[str, PeerStats]:
             peer[key] = value
     finish()
     return found
-
-
-def sweep() -> list[str]:
-    """Remove socket files of ours whose wireguard-go was killed with -9. Returns their names.
-
-    Only files older than ten seconds are touched, since one that is bound and not yet listening refuses too.
-    """
-    swept = []
-    for path in SOCKETS.glob(f"{NAME_PREFIX}{'[0-9a-f]' * 8}.sock"):
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            if time.time() - path.stat().st_mtime < _STALE_SECONDS:
-                continue
-            probe.settimeout(_CALL_SECONDS)
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
-                swept.append(path.name)
-    return swept
 
 
 def _bounded_log() -> int:

@@ -78,7 +78,8 @@ def agent() -> None:
     show_envvar=True,
     callback=read_range,
     metavar="FIRST-LAST",
-    help="The users of which each worker becomes one that no process of the node has. Default: 2000074700-2000074799.",
+    help="The users of which each worker, and wireguard-go, becomes one that no process of the node has. "
+    "Default: 2000074700-2000074799.",
 )
 def run(
     local: bool,

@@ -41,7 +41,8 @@ _FEW = 3
     "--uid-range",
     callback=read_range,
     metavar="FIRST-LAST",
-    help="The users that the agents' workers run as, which no pod should have. Default: 2000074700-2000074799.",
+    help="The users that the agents' workers, and wireguard-go, run as, which no pod should have. "
+    "Default: 2000074700-2000074799.",
 )
 @click.option("--wait", is_flag=True, help="Wait until an agent is ready on every node.")
 @click.option(

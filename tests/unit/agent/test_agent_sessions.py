@@ -72,7 +72,7 @@ class End:
 def play(story, *names):
     async def main():
         book, end = Book(*names), End()
-        sessions = Sessions(book, None, 0)
+        sessions = Sessions(book, None, 0, range(1))
         sessions._end, sessions._heartbeat = end, SimpleNamespace(close=lambda: None)
         sessions._watch(end)
         try:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpnet.kernel.uids import WORKER_UIDS, parse_range, unused
+from tpnet.kernel.uids import WORKER_UIDS, apart, parse_range, unused
 
 
 @given(st.integers(1, 2**32 - 2), st.integers(1, 65_536))
@@ -77,3 +77,13 @@ def test_a_user_that_any_process_has_in_any_of_its_places_is_not_taken(tmp_path)
 def test_this_machine_s_processes_are_seen():
     assert unused(range(os.getuid(), os.getuid() + 1)) is None
     assert unused(WORKER_UIDS) in WORKER_UIDS
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000))
+def test_two_parts_of_a_range_have_no_user_in_common_unless_there_is_but_one(first, number):
+    uids = range(first, first + number)
+    one, other = map(set, apart(uids))
+    assert one | other == set(uids)
+    assert one
+    assert other
+    assert not one & other or number == 1
